@@ -1,0 +1,223 @@
+# DynMoE in plain C. `make` alone prints the targets and what was found on this machine.
+# No configure step: the probes below take well under a second. GNU make 3.81 (macOS) is enough.
+
+# ---- what you may set, for example: make train STEPS=500 OUT=out2 ARGS="--lr 1e-3" ------------------------------------
+
+# steps of training, where its results go, and any further flags of the program
+STEPS ?= 4000
+OUT ?= out
+ARGS ?=
+# which BLAS multiplies the matrices: auto, openblas, accelerate (macOS), none (our own loops)
+BLAS ?= auto
+# NATIVE=0 gives code that also runs on older machines of the same kind, and is slower
+NATIVE ?= 1
+# one file for `make fixture`; without it, all of them
+FIXTURE ?=
+
+# Built-in rules would make dev/x out of dev/x.sh.
+MAKEFLAGS += --no-builtin-rules
+.DELETE_ON_ERROR:
+.PHONY: help probes all data train test test-style test-builds test-unit test-sanitize fixture fixtures-again \
+        check-style docs-flags docs-links ablation clean FORCE
+
+help:
+	@echo "DynMoE in plain C. Targets:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+	@echo "Settings: STEPS=$(STEPS) OUT=$(OUT) ARGS=\"...\" BLAS=auto|openblas|accelerate|none NATIVE=0 FIXTURE=file CC=compiler"
+	@echo "On this machine:"
+	$(PROBES)
+
+# ---- probes: what is decided here is also what dev/setup.sh goes by ---------------------------------------------------
+
+# The first of the flag sets $(3) with which the C text $(2), headers $(1), compiles, links and runs: what it printed, then the set.
+first_that_runs = $(shell d=$$(mktemp -d) && echo '$(2)' > $$d/a.c && for f in $(3); do \
+    $(CC) $(1) $$d/a.c -o $$d/a $$f && $$d/a && echo "$$f" && break; done 2>/dev/null; rm -rf $$d)
+, := ,
+
+# The last set holds no machine flag: an empty answer means that there is no working compiler at all.
+MARCH := $(call first_that_runs,,int main(void) { return 0; },$(if $(filter 0,$(NATIVE)),,"-march=native" "-mcpu=native") "-g")
+
+# Apple's compiler needs -Xclang, and libomp from Homebrew. Without OpenMP its pragmas are only comments.
+BREW := $(firstword $(wildcard /opt/homebrew/opt /usr/local/opt))
+OMP_TEST := int main(void) { return omp_get_max_threads() < 1; }
+OMP := $(call first_that_runs,-include omp.h,$(OMP_TEST),"-fopenmp")
+ifneq ($(BREW),)
+  OMP := $(or $(OMP),$(call first_that_runs,-include omp.h -I$(BREW)/libomp/include,$(OMP_TEST), \
+      "-Xclang -fopenmp -I$(BREW)/libomp/include -L$(BREW)/libomp/lib -lomp"))
+endif
+NO_OMP := -Wno-unknown-pragmas
+
+# OpenBLAS comes in variants: the OpenMP one shares our threads, one with threads of its own competes with them. Debian keeps
+# them side by side, so that one is named with its folder (and rpath: it is what runs); Fedora calls it openblaso.
+# Three words, name, version and variant, come from the library that really ran.
+BLAS_TEST := int main(void) { float a = 2, c = 0; char v[32] = "?"; int kind = openblas_get_parallel(); \
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, 1, 1, 1, 1, &a, 1, &a, 1, 0, &c, 1); \
+    sscanf(openblas_get_config(), "OpenBLAS %31s", v); \
+    printf("OpenBLAS %s (%s) ", v, kind == 2 ? "OpenMP" : kind == 1 ? "pthreads" : "serial"); \
+    return c != 4; }
+DEBIAN := $(patsubst %/libopenblas.so,%,$(firstword $(wildcard /usr/lib/*/openblas-openmp/libopenblas.so)))
+BLAS_SETS := $(if $(DEBIAN),"-I$(subst /lib/,/include/,$(DEBIAN)) -L$(DEBIAN) -Wl$(,)-rpath$(,)$(DEBIAN) -lopenblas") \
+    $(if $(wildcard /usr/include/openblas),"-I/usr/include/openblas -lopenblaso") \
+    "$(shell pkg-config --cflags --libs openblas 2>/dev/null)" \
+    $(if $(BREW),"-I$(BREW)/openblas/include -L$(BREW)/openblas/lib -lopenblas") "-lopenblas"
+ACCELERATE_TEST := int main(void) { float a = 2; printf("Accelerate of macOS "); return cblas_snrm2(1, &a, 1) != 2; }
+ifneq ($(filter auto openblas,$(BLAS)),)
+  BLAS_RAN := $(call first_that_runs,-include stdio.h -include cblas.h,$(BLAS_TEST),$(BLAS_SETS))
+endif
+ifeq ($(BLAS_RAN)$(filter none openblas,$(BLAS))$(filter-out Darwin,$(shell uname)),)
+  BLAS_RAN := $(call first_that_runs,-include stdio.h -include Accelerate/Accelerate.h,$(ACCELERATE_TEST), \
+      "-DUSE_ACCELERATE -DACCELERATE_NEW_LAPACK -framework Accelerate")
+endif
+ifeq ($(BLAS_RAN)$(filter auto none,$(BLAS)),)
+  $(error BLAS=$(BLAS) does not work here: it is one of auto, openblas, accelerate, none; dev/setup.sh installs OpenBLAS)
+endif
+BLAS_NAME := $(if $(BLAS_RAN),$(wordlist 1,3,$(BLAS_RAN)),our own slow loops)
+BLAS_LIBS := $(wordlist 4,99,$(BLAS_RAN))
+
+# These are looked for only when a target asks, and then once.
+CHECK = $(eval CHECK := $(call first_that_runs,-include check.h,$(CHECK_TEST),$(CHECK_SETS)))$(CHECK)
+CHECK_TEST := int main(void) { return srunner_create(suite_create("a")) == 0; }
+CHECK_SETS = "$(shell pkg-config --cflags --libs check 2>/dev/null)" "-lcheck -lsubunit -lrt -lm -lpthread" \
+    "-lcheck -lm -lpthread" $(if $(BREW),"-I$(BREW)/check/include -L$(BREW)/check/lib -lcheck")
+SANITIZE = $(eval SANITIZE := $(call first_that_runs,,int main(void) { return 0; },"-fsanitize=address$(,)undefined"))$(SANITIZE)
+PYTHON = $(eval PYTHON := $(shell for p in python3 /usr/bin/python3; do $$p -c 'from importlib.util import find_spec as f; \
+    exit(not (f("torch") and f("numpy") and f("matplotlib")))' 2>/dev/null && echo $$p && break; done))$(PYTHON)
+CC_VERSION = $(shell $(CC) --version 2>/dev/null | head -n 1)
+NVCC = $(shell command -v nvcc 2>/dev/null || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+
+# $(1) what, $(2) not empty: found, $(3) what was found, $(4) what is lost without it, $(5) what installs it
+probe = @printf '  %-8s %-9s %s\n' $(if $(2),found,missing) '$(1)' '$(if $(2),$(3),$(4); to install: $(5))'
+define PROBES
+$(call probe,compiler,$(MARCH),$(CC_VERSION) $(MARCH),nothing works,dev/setup.sh (Debian: gcc libc6-dev))
+$(call probe,BLAS,$(BLAS_RAN),$(BLAS_NAME),our own loops are slow,dev/setup.sh (Debian: libopenblas-openmp-dev))
+$(call probe,OpenMP,$(OMP),$(OMP),one thread only,part of gcc; libomp for clang)
+$(call probe,Check,$(CHECK),for make test,no make test,dev/setup.sh (Debian: check))
+$(call probe,torch,$(PYTHON),$(PYTHON) with numpy and matplotlib,no new fixtures and no plots,dev/setup.sh --oracle)
+$(call probe,nvcc,$(NVCC),$(NVCC),no CUDA programs,the CUDA toolkit of NVIDIA)
+endef
+probes:
+	$(PROBES)
+
+# ---- programs: one source file each, built beside it ------------------------------------------------------------------
+
+# -ffast-math and -Ofast are never used: they let the compiler assume that there is no NaN, and then nobody sees one.
+WARN := -Wall -Wextra -Werror
+BASE := -O3 $(MARCH) -g $(WARN) -fno-math-errno -fno-trapping-math
+USE_BLAS := $(if $(BLAS_RAN),-DUSE_BLAS -DBLAS_NAME='"$(BLAS_NAME)"' $(filter -I% -D%,$(BLAS_LIBS)))
+USE_OMP := $(or $(OMP),$(NO_OMP))
+CFLAGS := $(BASE) $(USE_OMP) $(USE_BLAS)
+LIBS := $(filter-out -I% -D%,$(BLAS_LIBS)) -lm
+COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
+
+TOOLS := $(sort data/languages dev/specialisation $(patsubst %.c,%,$(wildcard data/*.c dev/*.c)))
+TESTS := $(patsubst %.c,%,$(wildcard test/test_*.c))
+SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
+
+# A stamp changes only when its text does, so new flags rebuild everything, a new commit only the program that names it.
+.flags.tmp: FORCE
+	$(if $(MARCH),,@echo "no working C compiler: $(CC)"; echo "---> HINT: run dev/setup.sh"; exit 1)
+	@printf '%s\n' $(CC) $(CFLAGS) $(LIBS) > $@.new.tmp; cmp -s $@.new.tmp $@ || cp $@.new.tmp $@; rm $@.new.tmp
+.commit.tmp: FORCE
+	@echo $(COMMIT) > $@.new.tmp; cmp -s $@.new.tmp $@ || cp $@.new.tmp $@; rm $@.new.tmp
+
+all: train_gpt2_dynmoe $(TOOLS) ## build the programs
+	@echo "built train_gpt2_dynmoe $(TOOLS): make train shows what they do"
+
+train_gpt2_dynmoe: train_gpt2_dynmoe.c .flags.tmp .commit.tmp
+	$(CC) $(CFLAGS) -DCOMMIT='"$(COMMIT)"' $< -o $@ $(LIBS)
+	@echo "built $@ with $(BLAS_NAME), $(if $(OMP),OpenMP,no OpenMP): ./$@ --help"
+
+$(TOOLS): %: %.c .flags.tmp
+	$(CC) $(CFLAGS) $< -o $@ -lm
+	@echo "built $@: ./$@ --help"
+
+# Each test includes the program it tests. Functions that only main calls are then unused.
+TEST_FLAGS := -I. -Wno-unused-function
+$(TESTS): %: %.c $(SOURCES) .flags.tmp
+	$(if $(CHECK),,@echo "the tests need Check, which is not there"; echo "---> HINT: run dev/setup.sh"; exit 1)
+	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS) $(CHECK)
+$(TESTS:=_sanitize): %_sanitize: %.c $(SOURCES) .flags.tmp
+	$(CC) $(subst -O3,-O0,$(CFLAGS)) $(TEST_FLAGS) $(SANITIZE) -fno-sanitize-recover=all $< -o $@ $(LIBS) $(CHECK)
+test/fixture: test/fixture.c $(SOURCES) .flags.tmp
+	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS)
+test/fixture_no_blas: test/fixture.c $(SOURCES) .flags.tmp
+	$(CC) $(BASE) $(USE_OMP) $(TEST_FLAGS) $< -o $@ -lm
+test/fixture_no_openmp: test/fixture.c $(SOURCES) .flags.tmp
+	$(CC) $(BASE) $(NO_OMP) $(USE_BLAS) $(TEST_FLAGS) $< -o $@ $(LIBS)
+
+# ---- data and training ------------------------------------------------------------------------------------------------
+
+data/languages_train.txt: data/languages
+	data/languages --seed 1 --bytes 2097152 --out $@
+data/languages_val.truth: data/languages
+	data/languages --seed 2 --bytes 131072 --out data/languages_val.txt --truth $@
+data/languages_val.txt: data/languages_val.truth ;
+
+DATA := --data data/languages_train.txt --val data/languages_val.txt
+data: data/languages_train.txt data/languages_val.txt ## generate the text of six little languages
+	@echo "made data/languages_train.txt and data/languages_val.txt: ./train_gpt2_dynmoe $(DATA)"
+
+train: train_gpt2_dynmoe dev/specialisation data ## train the default model, then show which expert serves which language
+	@mkdir -p $(OUT)/untrained
+	./train_gpt2_dynmoe $(DATA) --out $(OUT) --steps $(STEPS) --dump-routing $(OUT)/routing.safetensors $(ARGS)
+	@echo "the same gate before any training, to compare with (its output: $(OUT)/untrained/output.txt)"
+	@./train_gpt2_dynmoe $(DATA) $(ARGS) --out $(OUT)/untrained --steps 0 --dump-routing $(OUT)/untrained.safetensors \
+	    > $(OUT)/untrained/output.txt 2>&1 || { cat $(OUT)/untrained/output.txt; exit 1; }
+	dev/specialisation data/languages_val.truth $(OUT)/routing.safetensors $(OUT)/untrained.safetensors
+	@echo "trained $(STEPS) steps: the model, its log and its routing are in $(OUT)/"
+
+ablation: train_gpt2_dynmoe data ## train variants of the model beside each other (hours; dev/ablation.sh says which)
+	dev/ablation.sh $(ARGS)
+
+# ---- tests: `make test` runs all, each part has its own target --------------------------------------------------------
+
+FIXTURES := $(or $(FIXTURE),$(wildcard test/fixtures/*.safetensors test/fixtures/*.txt))
+which = $(foreach c,$(1),$(if $(shell command -v $(c) 2>/dev/null),$(c)))
+COMPILERS = $(call which,gcc clang)
+CXX = $(firstword $(call which,g++ clang++))
+
+test: check-style test-style test-builds fixture test-unit test-sanitize ## run all tests
+	@echo "Passed: style guards, builds with $(COMPILERS)$(if $(CXX), and $(CXX) as C++11), without BLAS, without OpenMP;" \
+	    "$(words $(FIXTURES)) fixtures; $(words $(TESTS)) test programs, at -O3 and at -O0$(if $(SANITIZE), with sanitizers)."
+
+test-style: ## check that the guards of the style catch what they should
+	@set -e; for t in $(wildcard test/test_*.sh); do echo "--- $$t"; sh $$t; done
+
+# -S stops before the assembler: warnings that need the optimiser are seen, nothing is written.
+test-builds: test/fixture_no_blas test/fixture_no_openmp ## compile with other compilers, as C++, without BLAS, without OpenMP
+	@set -e; for c in $(COMPILERS); do \
+	    omp="$(OMP)"; echo | $$c $(OMP) -include omp.h -E -x c - > /dev/null 2>&1 || omp=$(NO_OMP); \
+	    for f in $(SOURCES); do echo "compiles with $$c: $$f"; \
+	        $$c $(BASE) $$omp $(USE_BLAS) -S $$f -o /dev/null; done; done
+	$(if $(CXX),$(CXX) -x c++ -std=c++11 -fsyntax-only $(CFLAGS) train_gpt2_dynmoe.c)
+	test/fixture_no_blas $(firstword $(FIXTURES))
+
+fixture: test/fixture ## compare with what float64 PyTorch computed: all fixtures, or FIXTURE=file
+	@set -e; for f in $(FIXTURES); do echo "--- $$f"; test/fixture $$f; done
+	@echo "agrees with $(words $(FIXTURES)) fixtures: make fixture FIXTURE=file for one"
+
+test-unit: all $(TESTS) ## run the test programs
+	@set -e; for t in $(TESTS); do echo "--- $$t"; $$t; done
+
+test-sanitize: all $(TESTS:=_sanitize) ## the same at -O0 with AddressSanitizer and UBSan, where the compiler has them
+	@set -e; for t in $(TESTS:=_sanitize); do echo "--- $$t"; CK_TIMEOUT_MULTIPLIER=20 $$t; done
+
+# ---- upkeep -----------------------------------------------------------------------------------------------------------
+
+check-style: train_gpt2_dynmoe ## check what the programs and the docs promise (seconds)
+	dev/check_style.sh
+
+docs-flags: train_gpt2_dynmoe ## write what --help prints into docs/flags.md
+	dev/check_style.sh --write-flags
+
+docs-links: ## point the links `file:line name` in the docs at where the names stand now
+	dev/check_style.sh --write-links
+
+fixtures-again: ## compute the fixtures again (needs dev/setup.sh --oracle)
+	$(or $(PYTHON),python3) dev/dynmoe.py fixtures
+	@echo "made test/fixtures: make fixture compares the program with them"
+
+clean: ## remove what was built and generated, but no training results
+	rm -f train_gpt2_dynmoe $(TOOLS) test/fixture test/fixture_no_blas test/fixture_no_openmp $(TESTS) $(TESTS:=_sanitize)
+	rm -f .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt data/languages_val.truth
+	@echo "removed what was built; training results in $(OUT)/ are still there"

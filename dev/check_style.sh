@@ -1,0 +1,218 @@
+#!/bin/sh
+# Checks what the programs and the docs promise and no compiler sees. Takes seconds, needs no GPU, changes nothing.
+# Every violation is one line: where, what, and what to do. Exit status 1 if there is any.
+#   dev/check_style.sh                 all guards
+#   dev/check_style.sh --write-flags   writes what --help prints into docs/flags.md
+#   dev/check_style.sh --write-links   points links of the docs that went stale at where their names stand now
+# A link is written `file:line name` in backticks: `train_gpt2_dynmoe.c:123 gate_forward`.
+# shellcheck disable=SC2016 # dollars and backticks in single quotes are meant: awk programs and Markdown
+set -eu
+cd "$(dirname "$0")/.."
+
+# each program and its line budget; raising one is a visible change that says why
+programs='train_gpt2_dynmoe.c:1800 train_gpt2_dynmoe.cu:2600 train_vit_dynmoe.cu:2400'
+built='train_gpt2_dynmoe train_gpt2_dynmoe_cu train_vit_dynmoe'
+longest_line=132
+fixture_bytes=1048576 # of all fixtures together
+
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+# All files of the project, by git's list (ignored ones left out) or, outside of a clone, all that lies here.
+all_files() {
+    git ls-files --cached --others --exclude-standard 2> /dev/null ||
+        find . -type f ! -path './.git/*' ! -path './out*/*' ! -name '*.tmp' | sed 's|^\./||'
+}
+all_files | sort -u | while IFS= read -r f; do [ ! -f "$f" ] || printf '%s\n' "$f"; done > "$tmp/files"
+
+# $1: extended pattern of file names; $2 and on: a command that takes the files
+over_files() {
+    pattern=$1
+    shift
+    grep -E "$pattern" "$tmp/files" | tr '\n' '\0' | xargs -0 "$@" /dev/null || true
+}
+
+existing_programs() {
+    for p in $programs; do [ ! -f "${p%:*}" ] || echo "$p"; done
+}
+
+own_includes() {
+    for p in $(existing_programs); do
+        awk '/^[ \t]*#[ \t]*include[ \t]*"/ {
+            print FILENAME ":" FNR ": includes a file of ours; a program stands alone: move the text in" }' "${p%:*}"
+    done
+}
+
+line_budgets() {
+    for p in $(existing_programs); do
+        awk -v max="${p#*:}" 'END { if (FNR > max) print FILENAME ":" FNR ": over its budget of " max " lines; " \
+            "shorten it, or raise the budget in dev/check_style.sh and say why" }' "${p%:*}"
+    done
+    over_files '(^|/)Makefile$|\.(c|cu|cuh|h|sh|awk|py)$' awk -v max=$longest_line 'length($0) > max {
+        print FILENAME ":" FNR ": " length($0) " columns; break the line before column " max }'
+}
+
+# file, function: its lines from the signature to the closing brace, each with its number in front
+function_text() {
+    awk -v name="$2" '
+        !on && /^[A-Za-z_].*\(/ && !/;[ \t]*$/ { n = $0; sub(/\(.*/, "", n); sub(/.*[ *]/, "", n); on = n == name }
+        on { print FNR ":" $0 }
+        on && /^}/ { exit }
+        on && !body && /\{/ { body = 1; if (/}[ \t]*$/) exit }' "$1"
+}
+
+twins() {
+    [ -f dev/twins.txt ] || return 0
+    sed 's/#.*//' dev/twins.txt | while read -r name a b rest; do
+        [ -n "$name" ] || continue
+        if [ -z "$b" ] || [ -n "$rest" ]; then
+            echo "dev/twins.txt:1: '$name $a $b $rest' is not of the form: function fileA fileB"
+            continue
+        fi
+        found=0
+        : > "$tmp/twin0"; : > "$tmp/twin1"
+        for f in "$a" "$b"; do
+            if [ ! -f "$f" ]; then echo "dev/twins.txt:1: twin $name: there is no file $f; mend or remove the line"; break; fi
+            function_text "$f" "$name" > "$tmp/twin$found"
+            if [ ! -s "$tmp/twin$found" ]; then echo "$f:1: twin $name not found; write it, or mend dev/twins.txt"; break; fi
+            found=$((found + 1))
+        done
+        [ $found = 2 ] || continue
+        awk -v a="$a" -v b="$b" -v name="$name" '
+            { line = $0; sub(/:.*/, "", line); text = $0; sub(/^[0-9]*:/, "", text) }
+            FNR == NR { n = FNR; at[n] = line; as[n] = text; next }
+            text != as[FNR] { differs(at[FNR] ? at[FNR] : at[n], line); exit }
+            END { if (!told && FNR < n) differs(at[FNR + 1], line) }
+            function differs(i, j) { told = 1
+                print a ":" i ": twin " name " differs from " b ":" j "; make both the same" }' "$tmp/twin0" "$tmp/twin1"
+    done
+}
+
+# Prints doc, line, file, line, name of every link outside of ``` fences; the name is - where it is missing.
+links() {
+    over_files '^(README\.md|docs/.*\.md)$' awk '
+        FNR == 1 { fence = 0 }
+        /^[ \t]*```/ { fence = !fence }
+        fence { next }
+        { rest = $0
+          while (match(rest, /`[A-Za-z0-9_.\/-]*[A-Za-z]:[0-9]+[^`]*`/)) {
+              link = substr(rest, RSTART + 1, RLENGTH - 2); rest = substr(rest, RSTART + RLENGTH)
+              colon = index(link, ":"); line = substr(link, colon + 1); name = line
+              sub(/[^0-9].*/, "", line); name = substr(name, length(line) + 1)
+              if (name !~ /^ [A-Za-z_][A-Za-z0-9_]*$/) name = " -"
+              print FILENAME, FNR, substr(link, 1, colon - 1), line name } }'
+}
+
+# file, line, name: nothing if the name stands there, else the line where it is defined, or the nearest that has it, or 0
+where_instead() {
+    awk -v old="$2" -v name="$3" '
+        !match(" " $0 " ", "[^A-Za-z0-9_]" name "[^A-Za-z0-9_]") { next }
+        FNR == old { right = 1; exit }
+        !defined && ($0 ~ ("^[A-Za-z_].*[ *]" name "\\(") && !/;[ \t]*$/ ||
+            $0 ~ ("^#[ \t]*define[ \t]+" name "([^A-Za-z0-9_]|$)") ||
+            $0 ~ ("^(typedef )?(struct|enum|union) " name "[^A-Za-z0-9_]") || $0 ~ ("^} " name ";")) { defined = FNR }
+        { far = FNR > old ? FNR - old : old - FNR; if (!near || far < best) { near = FNR; best = far } }
+        END { if (!right) print defined ? defined : near + 0 }' "$1"
+}
+
+stale_links() {
+    links | while read -r doc at file line name; do
+        if [ "$name" = - ]; then
+            echo "$doc:$at: link $file:$line names nothing; write \`$file:$line name\` so that it can be checked"
+        elif [ ! -f "$file" ]; then
+            echo "$doc:$at: link to $file:$line, and there is no such file; mend or remove the link"
+        else
+            new=$(where_instead "$file" "$line" "$name")
+            case $new in
+                '') ;;
+                0) echo "$doc:$at: link to $name in $file, which does not have that name; mend or remove the link" ;;
+                *) echo "$doc:$at: $name is not at $file:$line but at line $new; run: make docs-links" ;;
+            esac
+        fi
+    done
+}
+
+write_links() {
+    links | while read -r doc at file line name; do
+        if [ "$name" = - ] || [ ! -f "$file" ]; then continue; fi
+        new=$(where_instead "$file" "$line" "$name")
+        if [ "${new:-0}" = 0 ]; then continue; fi
+        sed "${at}s|\`$file:$line $name\`|\`$file:$new $name\`|" "$doc" > "$tmp/doc"
+        cat "$tmp/doc" > "$doc"
+        echo "$doc:$at: $name: line $line -> $new"
+    done
+}
+
+# The help of a program stands in docs/flags.md in the first ``` fence after the heading with its command.
+flags() {
+    for program in $built; do
+        if [ ! -x "$program" ] || [ -d "$program" ]; then continue; fi
+        "./$program" --help > "$tmp/help" 2> /dev/null < /dev/null || echo "$program:1: --help fails"
+        if ! grep -q "^## ./$program --help\$" docs/flags.md 2> /dev/null; then
+            echo "docs/flags.md:1: nothing about ./$program --help; run: make docs-flags"
+            continue
+        fi
+        awk -v heading="## ./$program --help" -v help="$tmp/help" '
+            $0 == heading { mine = 1; next }
+            mine && /^```/ { if (inside) exit; inside = 1; next }
+            inside { if ((getline said < help) < 1) said = "(nothing)"; if (said != $0) { tell(said); exit } }
+            END { if (!told && (getline said < help) > 0) tell(said) }
+            function tell(said) { told = 1
+                print FILENAME ":" FNR ": --help says here: " said "; run: make docs-flags" }' docs/flags.md
+    done
+}
+
+write_flags() {
+    mkdir -p docs
+    if [ ! -f docs/flags.md ]; then
+        printf '# Flags\n\nWhat `--help` prints; written by `make docs-flags`, compared by `make check-style`.\n' > docs/flags.md
+    fi
+    for program in $built; do
+        if [ ! -x "$program" ] || [ -d "$program" ]; then continue; fi
+        "./$program" --help > "$tmp/help" < /dev/null
+        heading="## ./$program --help"
+        grep -q "^$heading\$" docs/flags.md || printf '\n%s\n\n```\n```\n' "$heading" >> docs/flags.md
+        awk -v heading="$heading" -v help="$tmp/help" '
+            $0 == heading { mine = 1 }
+            !inside || /^```/ { print }
+            mine && /^```/ { inside = !inside; mine = inside; while (inside && (getline said < help) > 0) print said }' \
+            docs/flags.md > "$tmp/flags"
+        cat "$tmp/flags" > docs/flags.md
+        echo "wrote what ./$program --help prints into docs/flags.md"
+    done
+}
+
+plain_ascii() { # -I leaves binary files out
+    over_files . env LC_ALL=C grep -nIE "[^ -~$(printf '\t')]" |
+        LC_ALL=C awk -F : '{ print $1 ":" $2 ": a byte that is not plain ASCII (or a carriage return); write it in ASCII" }'
+}
+
+forbidden_words() {
+    over_files . grep -nIE '/(work|farm)/' |
+        awk -F : '{ print $1 ":" $2 ": a path of one machine; use a path inside of the project" }'
+    over_files '(^|/)Makefile$|\.(mk|sh)$|^\.ci/' awk '{ text = $0; sub(/#.*/, "", text) }
+        text ~ /-f[f]ast-math|-O[f]ast/ {
+            print FILENAME ":" FNR ": fast-math hides NaN and breaks the reference; take the flag out" }'
+}
+
+fixture_size() {
+    find test/fixtures -type f -exec wc -c {} + 2> /dev/null | awk -v max=$fixture_bytes '
+        $2 == "total" && NF == 2 { next }
+        { sum += $1; if ($1 > most) { most = $1; largest = $2 } }
+        END { if (sum > max) print largest ":1: all fixtures take " sum " bytes of " max "; make this largest one smaller" }'
+}
+
+case ${1:-} in
+    --write-flags) write_flags; exit 0 ;;
+    --write-links) write_links; exit 0 ;;
+    '') ;;
+    *) sed -n '2,7s/^# *//p' "$0" >&2; exit 2 ;;
+esac
+
+{ own_includes; line_budgets; twins; stale_links; flags; plain_ascii; forbidden_words; fixture_size; } > "$tmp/report"
+cat "$tmp/report"
+if [ -s "$tmp/report" ]; then
+    echo "check-style: $(wc -l < "$tmp/report" | tr -d ' ') violations"
+    exit 1
+fi
+echo "check-style: no violation in $(wc -l < "$tmp/files" | tr -d ' ') files"

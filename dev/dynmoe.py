@@ -1,0 +1,772 @@
+#!/usr/bin/env python3
+"""
+dynmoe.py: DynMoE (Dynamic Mixture of Experts, ICLR 2025) in float64 PyTorch.
+
+This file is the oracle of the project. It is slow, small and plain, and it uses
+the symbols of the paper. It is read top to bottom: files, layers, gate, losses,
+model, optimizer, adaptive process, tolerances, cases, check, sampling.
+
+  python3 dev/dynmoe.py fixtures [DIR]                  write test/fixtures/
+  python3 dev/dynmoe.py check FILE...                   does this file agree with FILE?
+  python3 dev/dynmoe.py logits CKPT --prompt TEXT       logits of a checkpoint of the C program
+  python3 dev/dynmoe.py generate CKPT --prompt TEXT     greedy text from a checkpoint
+
+Legend: B sequences, T positions, C channels, V vocabulary, Vp padded vocabulary,
+L layers, NH heads, H = 4C hidden width, E experts in the pool, N = B*T tokens.
+Paper: x token, W (E, C) one row per expert, G (E) thresholds, tau scale, k experts
+per token, R_E and R_S records of use. m (E) is the pool mask: 1 = active.
+
+Caveats: every expert runs on every token (clear, not fast). No dropout. Only what
+PyTorch and numpy give; the safetensors reader and writer are below.
+"""
+import argparse
+import json
+import math
+import os
+import struct
+import sys
+from types import SimpleNamespace
+
+try:
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+except ImportError as e:
+    sys.exit("error: %s\n---> HINT: on Debian: apt-get install python3-torch python3-numpy" % e)
+
+torch.set_num_threads(1)  # the sizes are tiny, and one thread gives the same bytes each run
+
+class UserError(Exception):
+    """A mistake in the input, not in this program: one line and a hint, no traceback."""
+
+    def __init__(self, message, hint):
+        super().__init__("%s\n---> HINT: %s" % (message, hint))
+
+# ----------------------------------------------------------------------------
+# safetensors: 8 bytes header length, JSON header, data
+
+DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
+
+def read_safetensors(path):
+    """-> tensors {name: array}, metadata {str: str}. The file is not trusted."""
+    def bad(why):
+        return UserError("%s: %s" % (path, why), "is this a complete safetensors file? write it again")
+    with open(path, "rb") as f:
+        blob = f.read()
+    if len(blob) < 8 or struct.unpack("<Q", blob[:8])[0] > len(blob) - 8:
+        raise bad("the header is longer than the file")
+    base = 8 + struct.unpack("<Q", blob[:8])[0]
+    try:
+        header = json.loads(blob[8:base].decode("utf-8"))
+        meta = header.pop("__metadata__", {})
+        tensors = {}
+        for name, t in header.items():
+            shape, (begin, end) = [int(n) for n in t["shape"]], t["data_offsets"]
+            dtype = np.dtype("<u2" if t["dtype"] == "BF16" else DTYPES[t["dtype"]])
+            if min(shape + [begin]) < 0 or end > len(blob) - base:
+                raise bad("tensor %s lies outside the file" % name)
+            if math.prod(shape) * dtype.itemsize != end - begin:
+                raise bad("tensor %s: shape and byte count differ" % name)
+            a = np.frombuffer(blob, dtype, math.prod(shape), base + begin).reshape(shape)
+            if t["dtype"] == "BF16":  # the upper half of a float32
+                a = (a.astype("<u4") << 16).view("<f4")
+            tensors[name] = a
+        return tensors, {str(k): str(v) for k, v in meta.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError, RecursionError):
+        raise bad("the header is not what the format allows")
+
+def write_safetensors(path, tensors, meta):
+    """Names sorted, no time stamps: the same tensors give the same bytes."""
+    header, data = {"__metadata__": meta}, []
+    offset = 0
+    for name in sorted(tensors, key=lambda n: (-tensors[n].itemsize, n)):  # keeps the data aligned
+        a = np.ascontiguousarray(tensors[name])
+        dtype = [k for k, v in DTYPES.items() if np.dtype(v) == a.dtype][0]
+        header[name] = {"dtype": dtype, "shape": list(a.shape), "data_offsets": [offset, offset + a.nbytes]}
+        offset += a.nbytes
+        data.append(a.tobytes())
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + b"".join(data))
+
+# ----------------------------------------------------------------------------
+# layers of GPT-2
+
+def layernorm(x, w, b):
+    # x (..., C), w (C), b (C) -> (..., C)
+    mean = x.mean(-1, keepdim=True)
+    var = ((x - mean) ** 2).mean(-1, keepdim=True)
+    return (x - mean) / torch.sqrt(var + 1e-5) * w + b
+
+def attention(x, P, h, NH):
+    # x (B, T, C) -> (B, T, C), causal; h is the prefix "h.N."
+    B, T, C = x.shape
+    qkv = x @ P[h + "qkvw"].T + P[h + "qkvb"]                                      # (B, T, 3C)
+    q, k, v = [t.reshape(B, T, NH, C // NH).transpose(1, 2) for t in qkv.split(C, -1)]  # (B, NH, T, hs)
+    att = q @ k.transpose(2, 3) / math.sqrt(C // NH)                               # (B, NH, T, T)
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    att = torch.softmax(att.masked_fill(future, -math.inf), -1)
+    y = (att @ v).transpose(1, 2).reshape(B, T, C)
+    return y @ P[h + "attprojw"].T + P[h + "attprojb"]
+
+def gelu(x):
+    # the tanh form of GPT-2, not the exact erf form
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x ** 3)))
+
+def mlp(x, P, h):
+    # x (N, C) -> (N, C)
+    return gelu(x @ P[h + "fcw"].T + P[h + "fcb"]) @ P[h + "fcprojw"].T + P[h + "fcprojb"]
+
+# ----------------------------------------------------------------------------
+# the DynMoE layer: top-any gating, eq. (3)-(6)
+
+def unit(x, eps=1e-12):
+    # rows of unit length; a zero row stays zero and passes no gradient
+    n = x.norm(dim=-1, keepdim=True)
+    return torch.where(n > eps, x / n.clamp(min=eps), torch.zeros_like(x))
+
+def gate(x, W, G, m, tau):
+    # x (N, C), W (E, C), G (E), m (E) -> cosines c (N, E), gates g (N, E) in {0, 1}
+    #   eq. (3)  s = sigmoid(tau cos(x, W_e))     eq. (4)-(5)  g = sign(relu(s - sigmoid(tau G_e)))
+    # The decision is cos > G: score and threshold pass the same increasing function.
+    # Straight-through: forward the hard g; backward, sign passes the gradient unchanged and
+    # relu passes it where the gate is open. A closed gate gets nothing.
+    c = unit(x) @ unit(W).T
+    a = m * torch.sigmoid(tau * c) - torch.sigmoid(tau * G)
+    hard = ((c > G) & (m > 0)).to(x.dtype)
+    return c, hard + hard * (a - a.detach())
+
+def top1_fallback(c, g, m):
+    # evaluation only: a token without any open gate goes to the active expert of largest cosine
+    if m.sum() == 0:
+        return g
+    top1 = F.one_hot(c.masked_fill(m == 0, -math.inf).argmax(-1), len(m)).to(g.dtype)
+    return torch.where(g.sum(-1, keepdim=True) > 0, g, top1)
+
+def experts(x, w1, b1, w2, b2):
+    # x (N, C), w1 (E, H, C), b1 (E, H), w2 (E, C, H), b2 (E, C) -> every expert on every token (N, E, C)
+    act = gelu(torch.einsum("nc,ehc->neh", x, w1) + b1)
+    return torch.einsum("neh,ech->nec", act, w2) + b2
+
+def combine(g, out, kgrad):
+    # eq. (6)  y = (1/k) sum of the open experts; y = 0 where k = 0 (the residual path remains)
+    # normalised: the gradient also goes through k = sum_e g_e. detached: k is a constant.
+    k = g.sum(-1, keepdim=True)
+    if kgrad == "detached":
+        k = k.detach()
+    return torch.einsum("ne,nec->nc", g / k.clamp(min=1), out)
+
+def aux_losses(W, m, g):
+    # W (E, C), m (E), g (N, E) -> (diversity, simplicity, load balance, efficiency), not weighted
+    V = unit(W[m > 0])
+    A = V @ V.T
+    off = A[~torch.eye(len(A), dtype=torch.bool)]       # the diagonal is |v|^2 - 1 = 0
+    zero = W.new_zeros(())
+    # eq. (7), first term: |V V^T - I| in the Frobenius norm, not squared. At 0 its gradient is 0.
+    diversity = off.norm() if len(off) and off.abs().max() > 0 else zero
+    # eq. (7), second term: mean length of the existing rows
+    simplicity = W[m > 0].norm(dim=1).mean() if m.sum() > 0 else zero
+    # the two terms of the authors' later code
+    E, k = len(m), g.sum(-1, keepdim=True)
+    routed = k[:, 0] > 0
+    balance = zero
+    if routed.any():
+        me = (g / k.clamp(min=1))[routed].mean(0)       # share of the weight, differentiable
+        ce = g[routed].mean(0).detach()                 # share of the tokens, a constant
+        balance = E * (me * ce).sum()
+    efficiency = g.sum() / g.numel()
+    return torch.stack([diversity, simplicity, balance, efficiency])
+
+def moe(x, P, h, m, cfg, training):
+    # x (N, C) -> y (N, C) and what an observer wants to see
+    c, g = gate(x, P[h + "moe.gatew"], P[h + "moe.gateG"], m, cfg.scale)
+    k = g.detach().sum(-1)
+    aux = (aux_losses(P[h + "moe.gatew"], m, g) * torch.tensor(cfg.aux, dtype=x.dtype)).sum()
+    if not training:
+        g = top1_fallback(c, g, m)
+    out = experts(x, *[P[h + "moe." + n] for n in ("fcw", "fcb", "fcprojw", "fcprojb")])
+    y = combine(g, out, cfg.kgrad)
+    return y, SimpleNamespace(moe_in=x, moe_out=y, s=cfg.scale * c.detach(), act=g.detach(), k=k, aux=aux,
+                              margin=margin(c.detach(), P[h + "moe.gateG"].detach(), m, k, training))
+
+def margin(c, G, m, k, training):
+    # how far the closest decision is from flipping
+    c = c[:, m > 0]
+    if c.numel() == 0:
+        return math.inf
+    near = (c - G[m > 0]).abs().min().item()
+    if not training and c.shape[1] > 1 and (k == 0).any():
+        top = c[k == 0].topk(2, -1)[0]
+        near = min(near, (top[:, 0] - top[:, 1]).min().item())
+    return near
+
+# ----------------------------------------------------------------------------
+# the model
+
+def forward(P, mask, cfg, x, y=None, training=True):
+    # P {name: tensor}, mask {layer: (E)}, x (B, T) tokens, y (B, T) targets
+    B, T = x.shape
+    r = P["wte"][x] + P["wpe"][:T]                                  # residual stream (B, T, C)
+    layers = {}
+    for l in range(cfg.L):
+        h = "h.%d." % l
+        r = r + attention(layernorm(r, P[h + "ln1w"], P[h + "ln1b"]), P, h, cfg.NH)
+        u = layernorm(r, P[h + "ln2w"], P[h + "ln2b"]).reshape(B * T, cfg.C)
+        if l in cfg.moe_layers:
+            z, layers[l] = moe(u, P, h, mask[l], cfg, training)
+        else:
+            z = mlp(u, P, h)
+        r = r + z.reshape(B, T, cfg.C)
+    r = layernorm(r, P["lnfw"], P["lnfb"]).reshape(B * T, cfg.C)
+    logits = r @ P["wte"][:cfg.V].T                                 # tied head, padding rows left out
+    o = SimpleNamespace(logits=logits, layers=layers, margin=min([i.margin for i in layers.values()] + [1e9]))
+    if y is not None:
+        o.ce = F.cross_entropy(logits, y.reshape(-1))
+        o.aux = sum([i.aux for i in layers.values()], logits.new_zeros(()))
+        o.loss = o.ce + cfg.aux_weight * o.aux
+    return o
+
+# ----------------------------------------------------------------------------
+# optimizer and adaptive process
+
+def live_rows(name, P, mask):
+    # which elements the optimizer may touch: all, or the active slots of a pool
+    if ".moe." not in name:
+        return torch.ones((), dtype=torch.bool)
+    m = mask[int(name.split(".")[1])] > 0
+    return m.reshape([-1] + [1] * (P[name].dim() - 1))
+
+def adamw(P, M, S, grads, mask, cfg, step):
+    # in place; M, S are the moments m, v. t = step + 1 for every tensor and slot, new slots included.
+    # An active expert without rows is stepped with gradient 0; an inactive slot is left alone.
+    t = step + 1
+    for n, g in grads.items():
+        live = live_rows(n, P, mask)
+        m = cfg.beta1 * M[n] + (1 - cfg.beta1) * g
+        v = cfg.beta2 * S[n] + (1 - cfg.beta2) * g * g
+        mhat, vhat = m / (1 - cfg.beta1 ** t), v / (1 - cfg.beta2 ** t)
+        p = P[n] - cfg.lr * (mhat / (vhat.sqrt() + cfg.eps) + cfg.wd * cfg.decay[n] * P[n])
+        P[n], M[n], S[n] = torch.where(live, p, P[n]), torch.where(live, m, M[n]), torch.where(live, v, S[n])
+
+def record(rec, i):
+    # one training forward of the window: R_E tokens per expert, R_S sum of the unrouted x, not normalised
+    rec.RE = rec.RE + i.act.sum(0)
+    rec.RS = rec.RS + i.moe_in.detach()[i.k == 0].sum(0)
+    rec.unrouted += int((i.k == 0).sum())
+
+def adapt(P, M, S, mask, l, rec):
+    # Algorithm 1: remove what no token used, then add at most one expert in the direction of R_S.
+    # The count decides, not R_S itself: a sum of LayerNorm outputs can be near zero.
+    m = mask[l].clone()
+    m[rec.RE == 0] = 0
+    free = (m == 0).nonzero().flatten().tolist()
+    added = None
+    if rec.unrouted > 0 and free and rec.RS.norm() > 0:
+        added = free[0]                          # may be a slot that was freed one line above
+        m[added] = 1
+        h = "h.%d.moe." % l
+        P[h + "gatew"][added] = rec.RS / rec.RS.norm()
+        P[h + "gateG"][added] = 0
+        for n in ("gatew", "gateG", "fcw", "fcb", "fcprojw", "fcprojb"):
+            M[h + n][added] = 0                  # stale moments would push the new expert around;
+            S[h + n][added] = 0                  # its weights stay as they are
+    mask[l] = m
+    return added
+
+def backward(P, o):
+    # gradients of every parameter, and dmoe_out, dmoe_in of every MoE layer
+    names, infos = list(P), list(o.layers.values())
+    wanted = [P[n] for n in names] + [i.moe_out for i in infos] + [i.moe_in for i in infos]
+    gs = torch.autograd.grad(o.loss, wanted, allow_unused=True)
+    gs = [torch.zeros_like(w) if g is None else g for g, w in zip(gs, wanted)]
+    for j, i in enumerate(infos):
+        i.dmoe_out, i.dmoe_in = gs[len(names) + j], gs[len(names) + len(infos) + j]
+    return dict(zip(names, gs))
+
+def train(P, M, S, mask, cfg, X, Y):
+    # X, Y (n_steps, B, T). Returns the observations of each step; P, M, S, mask end up trained.
+    rec = {l: SimpleNamespace(RE=0, RS=0, unrouted=0) for l in cfg.moe_layers}
+    steps = []
+    for t in range(cfg.n_steps):
+        leaves = {n: p.detach().clone().requires_grad_(True) for n, p in P.items()}
+        o = forward(leaves, mask, cfg, X[t], Y[t], training=True)
+        o.grads = backward(leaves, o)
+        o.mask, o.added = dict(mask), {}
+        adamw(P, M, S, o.grads, mask, cfg, t)
+        o.M, o.S = [{n: a.clone() for n, a in D.items()} for D in (M, S)]
+        for l in cfg.moe_layers:
+            if cfg.win_begin <= t <= cfg.win_end:
+                record(rec[l], o.layers[l])
+            if t == cfg.win_end:
+                o.added[l] = adapt(P, M, S, mask, l, rec[l])
+        steps.append(o)
+    return steps, rec
+
+# ----------------------------------------------------------------------------
+# a fixture: configuration and start in, every expected tensor out
+
+INTS = "T V Vp L NH C E B n_steps win_begin win_end".split()
+FLOATS = "lr beta1 beta2 eps wd aux_weight scale".split()
+
+def parse_config(meta, path, ints=INTS, floats=FLOATS):
+    try:
+        cfg = SimpleNamespace(**{k: int(meta[k]) for k in ints}, **{k: float(meta[k]) for k in floats})
+        cfg.moe_layers = [int(l) for l in meta["moe_layers"].split(",") if l]
+        cfg.aux = [float(w) for w in meta.get("aux", "1,1,0,0").split(",")]
+    except (KeyError, ValueError) as e:
+        raise UserError("%s: metadata is missing or malformed: %s" % (path, e), "docs/formats.md lists the keys")
+    cfg.kgrad = meta.get("kgrad", "normalised")
+    cfg.decay = {k[6:]: float(v == "1") for k, v in meta.items() if k.startswith("decay/")}
+    if (min([1] + [getattr(cfg, k) for k in ints if k not in ("E", "win_begin", "win_end")]) < 1 or cfg.C % cfg.NH
+            or cfg.Vp < cfg.V or bool(cfg.moe_layers) != (cfg.E > 0) or len(cfg.aux) != 4
+            or ("win_end" in ints and not 0 <= cfg.win_begin <= cfg.win_end < cfg.n_steps)
+            or any(l not in range(cfg.L) for l in cfg.moe_layers) or cfg.kgrad not in ("normalised", "detached")):
+        raise UserError("%s: the metadata describes no model" % path, "compare it with docs/formats.md")
+    return cfg
+
+def parameter_shapes(cfg):
+    # name -> shape, in the order of the forward pass; masks are not parameters
+    C, H, E = cfg.C, 4 * cfg.C, cfg.E
+    s = {"wte": (cfg.Vp, C), "wpe": (cfg.T, C)}
+    for l in range(cfg.L):
+        h = "h.%d." % l
+        s.update({h + "ln1w": (C,), h + "ln1b": (C,), h + "qkvw": (3 * C, C), h + "qkvb": (3 * C,),
+                  h + "attprojw": (C, C), h + "attprojb": (C,), h + "ln2w": (C,), h + "ln2b": (C,)})
+        if l in cfg.moe_layers:
+            s.update({h + "moe.gatew": (E, C), h + "moe.gateG": (E,), h + "moe.fcw": (E, H, C),
+                      h + "moe.fcb": (E, H), h + "moe.fcprojw": (E, C, H), h + "moe.fcprojb": (E, C)})
+        else:
+            s.update({h + "fcw": (H, C), h + "fcb": (H,), h + "fcprojw": (C, H), h + "fcprojb": (C,)})
+    s.update({"lnfw": (C,), "lnfb": (C,)})
+    return s
+
+def take(tensors, prefix, shapes, path, dtype, optional=False):
+    # shapes {name: shape} -> {name: tensor} out of a file; what is optional and absent is zero
+    P = {}
+    for n, shape in shapes.items():
+        a = tensors.get(prefix + n, np.zeros(shape) if optional else None)
+        if a is None or a.shape != shape:
+            raise UserError("%s: tensor %s is %s, expected %s" % (path, prefix + n, "missing" if a is None else a.shape, shape),
+                            "do the metadata and the tensors belong to the same model?")
+        P[n] = torch.tensor(np.array(a), dtype=dtype)
+    return P
+
+def take_masks(tensors, prefix, cfg, path, dtype):
+    masks = take(tensors, prefix, {"h.%d.moe.mask" % l: (cfg.E,) for l in cfg.moe_layers}, path, dtype)
+    return dict(zip(cfg.moe_layers, masks.values()))
+
+def run_fixture(tensors, cfg, path, dtype=torch.float64):
+    """-> expected tensors {FULLNAME: tensor}, and the steps for those who set tolerances"""
+    shapes, data_shape = parameter_shapes(cfg), (cfg.n_steps, cfg.B, cfg.T)
+    P = take(tensors, "param/", shapes, path, dtype)
+    M = take(tensors, "param_m/", shapes, path, dtype, optional=True)
+    S = take(tensors, "param_v/", shapes, path, dtype, optional=True)
+    mask = take_masks(tensors, "param/", cfg, path, dtype)
+    X, Y = take(tensors, "data/", {"x": data_shape, "y": data_shape}, path, torch.int64).values()
+    if min(X.min(), Y.min()) < 0 or max(X.max(), Y.max()) >= cfg.V or set(shapes) - set(cfg.decay):
+        raise UserError("%s: a token >= V, or a decay/NAME is missing in the metadata" % path, "is this a whole fixture?")
+    R, margins = {}, []
+
+    def evaluate(group):
+        o = forward(P, mask, cfg, X[0], Y[0], training=False)
+        R[group + "/ce"], R[group + "/logits"] = o.ce, o.logits
+        for l, i in o.layers.items():
+            R["%s/h.%d.act" % (group, l)], R["%s/h.%d.k" % (group, l)] = i.act, i.k
+        margins.append(o.margin)
+
+    evaluate("eval")
+    steps, rec = train(P, M, S, mask, cfg, X, Y)
+    margins += [o.margin for o in steps]
+    o = steps[0]
+    R.update({"exp/loss": o.loss, "exp/ce": o.ce, "exp/aux": o.aux, "exp/logits": o.logits})
+    R.update({"grad/" + n: g for n, g in o.grads.items()})
+    R.update({"traj/" + n: torch.stack([getattr(s, n) for s in steps]) for n in ("loss", "ce", "aux")})
+    for l in cfg.moe_layers:
+        h = "h.%d." % l
+        for n in ("moe_in", "moe_out", "dmoe_out", "dmoe_in", "s", "act", "k", "aux"):
+            R["exp/" + h + n] = getattr(o.layers[l], n)
+        R["exp/" + h + "RE"], R["exp/" + h + "RS"] = rec[l].RE, rec[l].RS
+        R["traj/" + h + "kmean"] = torch.stack([s.layers[l].k.mean() for s in steps])
+        R["traj/" + h + "count"] = torch.stack([s.layers[l].act.sum(0) for s in steps])
+        R["traj/" + h + "mask"] = torch.stack([s.mask[l] for s in steps] + [mask[l]])
+        R["post/" + h + "moe.mask"] = mask[l]
+    for group, D in (("post/", P), ("post_m/", M), ("post_v/", S)):
+        R.update({group + n: t for n, t in D.items()})
+    evaluate("posteval")
+    R = {n: t.detach() for n, t in R.items()}
+    return R, SimpleNamespace(steps=steps, rec=rec, P=P, mask=mask, X=X, Y=Y, margin=min(margins))
+
+# ----------------------------------------------------------------------------
+# tolerances: what a correct float32 program may differ by
+#
+# r = SAFETY sqrt(K) eps32, K the longest sum in the model: rounding errors of K terms add up like
+# a random walk. With no other free constant:
+#   values, gradients      atol = r max|want|, rtol = r. The maximum is the typical size of the terms
+#                          that are summed. Where it is not: cosines 1, aux at least 1, gate gradients
+#                          at least their terms <dy, y>, which cancel (see gate_terms)
+#   Adam moments           errors dg = r max|g| of the gradients, put through the recurrences of m and v
+#   parameters             first order of the Adam step, element by element:
+#                          dp += lr (dmhat / (sqrt(vhat) + eps) + |mhat| dsqrt / (sqrt(vhat) + eps)^2),
+#                          but at most 2 lr a step: where a gradient is zero but for rounding (the key
+#                          bias), Adam turns noise into full steps
+#   losses of later steps  + |gradient * dp|, what the parameter errors do to the loss
+#   logits after training  + what moving every parameter by +-dp does to them (measured)
+# A gradient that is exactly zero (padding rows, unused experts) is zero in float32 too: dg = 0.
+
+EPS32 = 2.0 ** -23
+SAFETY = 6.0
+
+def gate_terms(n, o, cfg):
+    # the size of what is summed up in the gradient of gatew or gateG, by Cauchy-Schwarz; else 0
+    if not n.endswith(("gatew", "gateG")):
+        return 0.0
+    i = o.layers[int(n.split(".")[1])]
+    return cfg.scale / 4 * ((i.dmoe_out ** 2).sum(-1) * (i.moe_out.detach() ** 2).sum(-1)).sum().sqrt().item()
+
+def adam_errors(run, cfg, r, dRS):
+    # -> dm, dv, dp {name: tensor}, the errors that dg = r max|g| causes in n_steps
+    zeros = {n: torch.zeros_like(p) for n, p in run.P.items()}
+    dm, dv, dp = dict(zeros), dict(zeros), dict(zeros)
+    for t, o in enumerate(run.steps):
+        for n, g in o.grads.items():
+            live = live_rows(n, run.P, o.mask)
+            dg = r * max(g.abs().max().item(), gate_terms(n, o, cfg)) * (g != 0)
+            dm[n] = torch.where(live, cfg.beta1 * dm[n] + (1 - cfg.beta1) * dg, dm[n])
+            dv[n] = torch.where(live, cfg.beta2 * dv[n] + (1 - cfg.beta2) * 2 * g.abs() * dg, dv[n])
+            b1t, b2t = 1 - cfg.beta1 ** (t + 1), 1 - cfg.beta2 ** (t + 1)
+            root = (o.S[n] / b2t).sqrt()
+            mhat, dsqrt = o.M[n].abs() / b1t, dv[n] / b2t / (2 * root).clamp(min=1e-30)
+            dp_t = (dm[n] / b1t + mhat * dsqrt / (root + cfg.eps)) / (root + cfg.eps)
+            dp_t = cfg.lr * dp_t.clamp(max=2) + EPS32 * run.P[n].abs()
+            dp[n] = dp[n] + dp_t * live
+        for l, e in o.added.items():
+            if e is not None:                    # a new row is R_S / |R_S|
+                dp["h.%d.moe.gatew" % l][e] = dRS[l] / run.rec[l].RS.norm()
+                for n in parameter_shapes(cfg):
+                    if n.startswith("h.%d.moe." % l):
+                        dm[n][e], dv[n][e] = 0, 0
+    return dm, dv, dp
+
+EXACT = ("act", "k", "mask", "count", "RE")     # whole numbers: a fixture keeps its distance from ties
+
+def tolerances(R, run, cfg):
+    # -> atol {FULLNAME: number or, for some of post/, an array}, and the one rtol
+    r = SAFETY * math.sqrt(max(4 * cfg.C, cfg.B * cfg.T, cfg.V)) * EPS32
+    size = {n: t.abs().max().item() for n, t in R.items() if t.numel()}
+    dRS = {l: r * size["exp/h.%d.RS" % l] for l in cfg.moe_layers}
+    dm, dv, dp = adam_errors(run, cfg, r, dRS)
+    dloss = math.sqrt(sum(((run.steps[0].grads[n] * dp[n]) ** 2).sum().item() for n in dp))
+    rng = np.random.RandomState(0)
+    moved = {n: p + dp[n] * torch.tensor(np.sign(rng.randn(*p.shape))) for n, p in run.P.items()}
+    o = forward(moved, run.mask, cfg, run.X[0], training=False)
+    dlogits = (o.logits - R["posteval/logits"]).abs().max().item()
+    for l, i in o.layers.items():                # no decision may hang on such an error
+        assert torch.equal(i.act, R["posteval/h.%d.act" % l]), "an error within tolerance flips a gate"
+
+    adam = {"post": dp, "post_m": dm, "post_v": dv}
+    later = {"traj/loss": dloss, "traj/ce": dloss, "posteval/ce": dloss, "posteval/logits": 2 * dlogits}
+    atol = {}
+    for full in R:
+        group, n = full.split("/", 1)
+        last = n.split(".")[-1]
+        if last in EXACT:
+            continue
+        if group in adam:
+            # one number if the worst element is far below a step; else, in post, one for each element
+            a = adam[group][n]
+            atol[full] = a if group == "post" and a.max() >= cfg.lr / 50 else a.max().item()
+        else:
+            floor = {"s": cfg.scale, "aux": 1.0}.get(last, gate_terms(n, run.steps[0], cfg) if group == "grad" else 0.0)
+            atol[full] = r * max(size[full], floor) + later.get(full, 0.0)
+    return atol, r
+
+# ----------------------------------------------------------------------------
+# the project's own fixtures: small models, each with its events
+
+BASE = dict(T=8, V=19, Vp=32, L=2, NH=2, C=8, B=3, n_steps=6, win_begin=1, win_end=3, lr=1e-3, beta1=0.9,
+            beta2=0.95, eps=1e-8, wd=0.1, aux_weight=0.01, aux="1,1,0,0", scale=1.0, kgrad="normalised")
+HIGH = 2.0  # a threshold that no cosine reaches
+
+# mask, G: the start, for each MoE layer. then: the mask after training, which shows the events.
+CASES = [
+    dict(name="normalised", seed=901, moe=[1], E=5,               # removes 4, adds 2
+         mask=[[1, 1, 0, 1, 1]], G=[[0, .1, 0, .2, HIGH]], then=[[1, 1, 1, 1, 0]]),
+    dict(name="detached", seed=3702, moe=[0], E=4, L=1, kgrad="detached", aux="1,1,1,1",  # removes 0, adds it again
+         mask=[[1, 1, 1, 0]], G=[[HIGH, 0, .1, 0]], then=[[1, 1, 1, 0]]),
+    dict(name="scale", seed=3303, moe=[0, 1], E=3, scale=4.0, T=7, V=17, Vp=17, NH=1, aux="1,0.5,0.25,0.125",
+         mask=[[1, 1, 0], [1, 0, 1]], G=[[0, .2, 0], [0, 0, .2]], then=[[1, 1, 1], [1, 1, 1]]),
+    dict(name="dense", seed=2304, moe=[], E=0, L=1, C=12, NH=3, Vp=19, mask=[], G=[], then=[]),
+    dict(name="single", seed=2605, moe=[0], E=1, L=1, kgrad="detached", aux="1,1,1,1",
+         mask=[[1]], G=[[0]], then=[[1]]),
+    dict(name="allzero", seed=606, moe=[0], E=3, L=1,             # all go, the lowest free slot comes
+         mask=[[0, 1, 1]], G=[[0, HIGH, HIGH]], then=[[1, 0, 0]]),
+    dict(name="full", seed=1607, moe=[0], E=3, L=1,                # unrouted tokens, but no room
+         mask=[[1, 1, 1]], G=[[.2, .2, .2]], then=[[1, 1, 1]]),
+    dict(name="moments", seed=100, moe=[0], E=5, moments=True,
+         mask=[[1, 0, 1, 1, 0]], G=[[-.602, 0, .637, .35, 0]], then=[[1, 1, 1, 1, 0]]),
+]
+
+def random_start(case, cfg, rng):
+    # -> the param/, param_m/, param_v/ and data/ tensors of a case
+    t = {}
+    for n, shape in parameter_shapes(cfg).items():
+        last = n.split(".")[-1]
+        std = {"wte": .3, "wpe": .1, "gatew": .4, "qkvw": .3, "fcw": .3, "attprojw": .2, "fcprojw": .2}.get(last, .1)
+        a = std * rng.randn(*shape) + (last in ("ln1w", "ln2w", "lnfw"))
+        if last == "wte":
+            a[cfg.V:] = 0
+        t["param/" + n] = a.astype(np.float32)
+        if case.get("moments"):
+            m, v = .01 * rng.randn(*shape), 1e-4 * (0.5 + rng.rand(*shape))
+            if last == "wte":
+                m[cfg.V:], v[cfg.V:] = 0, 0
+            t["param_m/" + n], t["param_v/" + n] = m.astype(np.float32), v.astype(np.float32)
+    for l, mask, G in zip(cfg.moe_layers, case["mask"], case["G"]):
+        t["param/h.%d.moe.mask" % l] = np.array(mask, np.int32)
+        t["param/h.%d.moe.gateG" % l] = np.array(G, np.float32)
+    text = rng.randint(0, cfg.V, (cfg.n_steps, cfg.B, cfg.T + 1)).astype(np.int32)
+    t["data/x"], t["data/y"] = text[:, :, :-1], text[:, :, 1:]
+    return t
+
+def make_case(case):
+    # -> tensors, metadata of one fixture; asserts that the events it is made for do happen
+    c = dict(BASE, **case)
+    meta = {k: str(c[k]) for k in INTS if k in c}
+    meta.update({k: repr(float(np.float32(c[k]))) for k in FLOATS})     # what a C float holds
+    meta.update(format="dynmoe-fixture 1", policy="skip", decay="2d", aux=c["aux"], kgrad=c["kgrad"],
+                moe_layers=",".join(str(l) for l in c["moe"]))
+    cfg = parse_config(meta, c["name"])
+    for n in parameter_shapes(cfg):              # matrices and embeddings decay; biases, norms, gates do not
+        cfg.decay[n] = float(n.split(".")[-1] in ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw"))
+        meta["decay/" + n] = "%d" % cfg.decay[n]
+    tensors = random_start(c, cfg, np.random.RandomState(c["seed"]))
+    R, run = run_fixture(tensors, cfg, c["name"])
+    meta["margin"] = repr(run.margin)
+
+    assert run.margin > 5e-5, "%s: margin %g, take another seed" % (c["name"], run.margin)
+    assert [run.mask[l].int().tolist() for l in cfg.moe_layers] == c["then"], c["name"]
+    if c.get("moments"):
+        # expert 2: one token in the window, in step 2; one unrouted token, in step 1; nothing in step 3
+        assert run.rec[0].RE[2] == 1 and run.steps[2].layers[0].act[:, 2].sum() == 1
+        assert run.rec[0].unrouted == 1 and (run.steps[1].layers[0].k == 0).sum() == 1
+
+    atol, r = tolerances(R, run, cfg)
+    kinds = {"act": np.uint8, "k": np.int32, "mask": np.int32, "count": np.int64}
+    for full, want in R.items():
+        a, last = want.reshape(-1).numpy() if want.dim() == 0 else want.numpy(), full.split("/")[-1].split(".")[-1]
+        tensors[full] = a.astype(kinds.get(last, np.float32 if a.size > 64 else np.float64))
+        if last in kinds:
+            continue
+        tol = atol.get(full, 0.0)
+        meta["atol/" + full] = "%.3e" % (tol if isinstance(tol, float) else tol.max())
+        meta["rtol/" + full] = "%.1e" % (r if full in atol else 0)
+        if not isinstance(tol, float):
+            tensors["tol/" + full] = tol.numpy().astype(np.float32)
+    return tensors, meta
+
+def write_fixtures(args):
+    os.makedirs(args.dir, exist_ok=True)
+    for case in CASES:
+        tensors, meta = make_case(case)
+        path = os.path.join(args.dir, case["name"] + ".safetensors")
+        write_safetensors(path, tensors, meta)
+        rows = compare_fixture(path, torch.float32)
+        print("%-40s %7d bytes  margin %.1e  float32 uses %.2f of a tolerance" % (
+            path, os.path.getsize(path), float(meta["margin"]), max(w for n, w in rows)))
+    path = os.path.join(args.dir, "gate_golden.txt")
+    write_golden(path)
+    print("%-40s %7d bytes" % (path, os.path.getsize(path)))
+
+# ----------------------------------------------------------------------------
+# gate_golden.txt: one DynMoE layer alone, in plain text, for the first test of a new implementation
+#
+# loss = 0.5 |y|^2 + <r, y> + 0.3 L_div + 0.2 L_simple + 0.5 L_lb + 0.7 L_eff at tau = 1, with the
+# simplicity loss over the whole pool (unlike the other fixtures), for both conventions of k.
+
+GOLDEN_INPUTS = "x W G w1 b1 w2 b2 mask r".split()
+
+def run_golden(t):
+    # t: x (S, D), W (E, D), G (E), w1 (E, H, D), b1 (E, H), w2 (E, D, H), b2 (E, D), mask (E), r (S, D)
+    R = {}
+    for kgrad, tag in (("normalised", "_norm"), ("detached", "_detach")):
+        p = {n: t[n].clone().requires_grad_(True) for n in GOLDEN_INPUTS[:7]}
+        c, g = gate(p["x"], p["W"], p["G"], t["mask"], 1.0)
+        y = combine(g, experts(p["x"], p["w1"], p["b1"], p["w2"], p["b2"]), kgrad)
+        div, _, lb, eff = aux_losses(p["W"], t["mask"], g)
+        simple = p["W"].norm(dim=1).mean()
+        loss = 0.5 * (y ** 2).sum() + (t["r"] * y).sum() + 0.3 * div + 0.2 * simple + 0.5 * lb + 0.7 * eff
+        if tag == "_norm":
+            R.update({"cos": c, "gate": g, "k": g.sum(-1), "y": y})
+        R["loss" + tag] = loss
+        R.update({"d" + n + tag: d for n, d in zip(p, torch.autograd.grad(loss, list(p.values())))})
+    R["gate_eval"] = top1_fallback(c, g, t["mask"])
+    return {n: a.detach() for n, a in R.items()}
+
+def write_golden(path):
+    S, D, E, H = 9, 5, 5, 3
+    rng = np.random.RandomState(22)
+    shapes = dict(x=(S, D), W=(E, D), G=(E,), w1=(E, H, D), b1=(E, H), w2=(E, D, H), b2=(E, D), mask=(E,), r=(S, D))
+    t = {n: torch.tensor(rng.randn(*shapes[n])) for n in GOLDEN_INPUTS}
+    t["G"] = torch.tensor([0.0, 0.25, -0.1, HIGH, 0.3], dtype=torch.float64)    # expert 3 is never used
+    t["mask"] = torch.tensor([1, 0, 1, 1, 1], dtype=torch.float64)
+    R = run_golden(t)
+    assert {0, 1, 2} <= set(R["k"].int().tolist()) and (R["cos"] - t["G"]).abs().min() > 1e-3
+    with open(path, "w") as f:
+        f.write("S %d D %d E %d H %d\n" % (S, D, E, H))
+        for n, a in [(n, t[n]) for n in GOLDEN_INPUTS] + list(R.items()):
+            f.write("%s %d\n%s\n" % (n, a.numel(), " ".join("%.17g" % v for v in a.reshape(-1).tolist())))
+
+def compare_golden(path):
+    # -> rows (name, worst error / tolerance); the tolerance is 1e-12 of the largest value
+    try:
+        with open(path) as f:
+            words = f.read().split()
+        S, D, E, H = [int(w) for w in words[1:8:2]]
+        want, i = {}, 8
+        while i < len(words):
+            n = int(words[i + 1])
+            want[words[i]] = torch.tensor([float(w) for w in words[i + 2:i + 2 + n]], dtype=torch.float64)
+            i += 2 + n
+        shapes = dict(x=(S, D), W=(E, D), w1=(E, H, D), b1=(E, H), w2=(E, D, H), b2=(E, D), r=(S, D))
+        t = {n: want.pop(n).reshape(shapes.get(n, (E,))) for n in GOLDEN_INPUTS}
+    except (ValueError, IndexError, KeyError, RuntimeError, UnicodeDecodeError):
+        raise UserError("%s: not a gate_golden.txt" % path, "first 'S .. D .. E .. H ..', then name, count, values")
+    R = run_golden(t)
+    if any(n not in R or R[n].numel() != w.numel() for n, w in want.items()):
+        raise UserError("%s: a field is unknown or has another size" % path, "compare it with test/fixtures/gate_golden.txt")
+    return [(n, ((R[n].reshape(-1) - w).abs().max() / (1e-12 * w.abs().max().clamp(min=1))).item()) for n, w in want.items()]
+
+# ----------------------------------------------------------------------------
+# check: this implementation against any fixture
+
+def compare_fixture(path, dtype):
+    # -> rows (name, worst error / tolerance); an inexact whole number counts as infinite
+    tensors, meta = read_safetensors(path)
+    if meta.get("format") != "dynmoe-fixture 1" or "model" in meta:
+        raise UserError("%s: not a fixture of a GPT-2 model" % path, "its metadata has format = dynmoe-fixture 1")
+    R, _ = run_fixture(tensors, parse_config(meta, path), path, dtype)
+    rows = []
+    for n in sorted(tensors):
+        if n.split("/")[0] in ("data", "param", "param_m", "param_v", "tol"):
+            continue
+        want = tensors[n].astype(np.float64)
+        if n not in R or R[n].numel() != want.size:
+            raise UserError("%s: tensor %s is not expected, or not in this size" % (path, n), "see the list of groups")
+        error = np.abs(R[n].double().numpy().reshape(want.shape) - want)
+        if n.split("/")[-1].split(".")[-1] in EXACT:
+            rows.append((n, 0.0 if (error == 0).all() else math.inf))
+            continue
+        if "atol/" + n not in meta or "rtol/" + n not in meta:
+            raise UserError("%s: no tolerance for %s" % (path, n), "atol/NAME and rtol/NAME belong in the metadata")
+        tol = tensors.get("tol/" + n, float(meta["atol/" + n])) + float(meta["rtol/" + n]) * np.abs(want)
+        ratio = np.where(error == 0, 0.0, error / np.maximum(tol, 1e-300))
+        rows.append((n, float(ratio.max()) if ratio.size else 0.0))
+    return rows
+
+def check(args):
+    failed = 0
+    for path in args.files:
+        text = path.endswith(".txt")
+        rows = compare_golden(path) if text else compare_fixture(path, torch.float32 if args.float32 else torch.float64)
+        bad = [n for n, w in rows if not w <= 1]     # also true for nan
+        for n, w in rows:
+            if not args.quiet or n in bad:
+                print("%-36s %10.6f  %s" % (n, w, "FAIL" if n in bad else "ok"))
+        name, worst = max(rows, key=lambda row: row[1], default=("nothing", 0.0))
+        print("%s: %d tensors, worst %.6f of its tolerance (%s), %s" % (
+            path, len(rows), worst, name, "%d FAIL" % len(bad) if bad else "all ok"))
+        failed += len(bad)
+    return 1 if failed else 0
+
+# ----------------------------------------------------------------------------
+# checkpoints of the C program: logits and greedy text
+
+def load_checkpoint(args):
+    # -> P, mask, cfg, all in float64, and the tokens of the prompt: text is bytes, a byte is a token
+    tensors, meta = read_safetensors(args.ckpt)
+    if meta.get("format") != "dynmoe-checkpoint 1":
+        raise UserError("%s: not a checkpoint" % args.ckpt, "its metadata has format = dynmoe-checkpoint 1")
+    ints = "L NH C T V Vp E".split()
+    cfg = parse_config({k: meta[k] for k in ints + ["moe_layers", "scale"] if k in meta}, args.ckpt, ints, ["scale"])
+    shapes = parameter_shapes(cfg)
+    for n in tensors:
+        if n.startswith("h.") and n not in shapes and not n.endswith(".moe.mask"):
+            raise UserError("%s: this file knows no tensor %s" % (args.ckpt, n), "dense and DynMoE layers of GPT-2 only")
+    tokens = list(os.fsencode(args.prompt))
+    if cfg.V != 256 or not tokens:
+        raise UserError("%s: the model must read bytes (V = 256, here %d), the prompt must not be empty" % (args.ckpt, cfg.V),
+                        "take a checkpoint trained on a text file, and --prompt TEXT")
+    P = take(tensors, "", shapes, args.ckpt, torch.float64)
+    return P, take_masks(tensors, "", cfg, args.ckpt, torch.float64), cfg, tokens
+
+def evaluate_tokens(P, mask, cfg, tokens):
+    # evaluation mode on what the model can see: the last T tokens
+    with torch.no_grad():
+        return forward(P, mask, cfg, torch.tensor([tokens[-cfg.T:]]), training=False)
+
+def logits(args):
+    o = evaluate_tokens(*load_checkpoint(args))
+    p, best = torch.softmax(o.logits[-1], -1).topk(5)
+    print("logits %s, next byte: %s" % (tuple(o.logits.shape),
+          "  ".join("%r %.4f" % (bytes([b]), q) for b, q in zip(best.tolist(), p.tolist()))))
+    for l, i in o.layers.items():
+        print("layer %d: %.2f experts per token, closest decision %.1e" % (l, i.act.sum(-1).mean(), i.margin))
+    if args.out:
+        out = {"h.%d.act" % l: i.act.numpy().astype(np.uint8) for l, i in o.layers.items()}
+        write_safetensors(args.out, dict(out, logits=o.logits.numpy()), {"format": "dynmoe-logits 1"})
+    if not args.compare:
+        return 0
+    theirs, _ = read_safetensors(args.compare)
+    if "logits" not in theirs or theirs["logits"].shape != tuple(o.logits.shape):
+        raise UserError("%s: no logits of shape %s" % (args.compare, tuple(o.logits.shape)), "same prompt and checkpoint?")
+    for l, i in o.layers.items():
+        act = theirs.get("h.%d.act" % l)
+        if act is not None and act.shape == tuple(i.act.shape):
+            print("layer %d: %d tokens routed differently" % (l, (act != i.act.numpy()).any(-1).sum()))
+    worst = np.abs(theirs["logits"].astype(np.float64) - o.logits.numpy()).max()
+    print("worst difference %.3e, tolerance %.1e: %s" % (worst, args.tol, "ok" if worst <= args.tol else "FAIL"))
+    return 0 if worst <= args.tol else 1
+
+def generate(args):
+    P, mask, cfg, tokens = load_checkpoint(args)
+    for _ in range(args.n):
+        tokens.append(int(evaluate_tokens(P, mask, cfg, tokens).logits[-1].argmax()))
+    sys.stdout.buffer.write(bytes(tokens) + b"\n")
+    return 0
+
+# ----------------------------------------------------------------------------
+# main
+
+def main():
+    parser = argparse.ArgumentParser(description="DynMoE in float64 PyTorch: the oracle of the project")
+    sub = parser.add_subparsers(dest="command", required=True)
+    p = sub.add_parser("fixtures", help="write the project's own fixtures")
+    p.add_argument("dir", nargs="?", default="test/fixtures")
+    p.set_defaults(run=write_fixtures)
+    p = sub.add_parser("check", help="compare this implementation with fixtures")
+    p.add_argument("files", nargs="+", help="*.safetensors or gate_golden.txt")
+    p.add_argument("--float32", action="store_true", help="run in float32: how much of the tolerances is used?")
+    p.add_argument("-q", "--quiet", action="store_true", help="one line a file, and what fails")
+    p.set_defaults(run=check)
+    for name, run in (("logits", logits), ("generate", generate)):
+        p = sub.add_parser(name, help="of a checkpoint, in evaluation mode")
+        p.add_argument("ckpt")
+        p.add_argument("--prompt", required=True, help="text; the last T bytes count")
+        p.set_defaults(run=run)
+        if name == "generate":
+            p.add_argument("-n", type=int, default=64, help="number of bytes to add")
+            continue
+        p.add_argument("--out", help="write logits and open gates to this safetensors file")
+        p.add_argument("--compare", help="compare with the logits in this safetensors file")
+        p.add_argument("--tol", type=float, default=1e-3, help="largest difference allowed with --compare")
+    args = parser.parse_args()
+    try:
+        return args.run(args)
+    except UserError as e:
+        sys.exit("error: %s" % e)
+    except OSError as e:
+        sys.exit("error: %s (%s)\n---> HINT: check the path and its permissions" % (e.filename, e.strerror))
+
+if __name__ == "__main__":
+    sys.exit(main())

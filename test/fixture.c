@@ -1,0 +1,412 @@
+/*
+Runs a fixture through train_gpt2_dynmoe.c and prints a table: tensor, worst error over its tolerance, ok or FAIL.
+
+    make fixture FIXTURE=test/fixtures/normalised.safetensors
+
+A fixture holds a small model, data, and what a float64 oracle (dev/dynmoe.py) computed: evaluation, one training step
+with every gradient, several AdamW steps with an add and a remove, the state afterwards (docs/formats.md). A .txt file is
+one gate layer with all its gradients. Exit code 1 if a value is off, a group is missing, or a tensor was not compared.
+Integers (gates, k, masks, counts) have no tolerance and must be equal.
+*/
+#define TESTING
+#include "../train_gpt2_dynmoe.c"
+
+static GPT2 model;
+static SafeFile file;
+static int compared[8192], failures, verbose = 1;
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Comparing
+
+static double element(const SafeTensor* t, size_t i) { // of any dtype that a fixture uses
+    if (strcmp(t->dtype, "F64") == 0) { double x; memcpy(&x, t->data + 8 * i, 8); return x; }
+    if (strcmp(t->dtype, "F32") == 0) { float x; memcpy(&x, t->data + 4 * i, 4); return (double)x; }
+    if (strcmp(t->dtype, "I64") == 0) { int64_t x; memcpy(&x, t->data + 8 * i, 8); return (double)x; }
+    if (strcmp(t->dtype, "I32") == 0) { int32_t x; memcpy(&x, t->data + 4 * i, 4); return (double)x; }
+    return t->data[i];
+}
+
+static double tolerance(const char* kind, const char* name) { // metadata atol/NAME, rtol/NAME; 0 if there is none
+    char key[160];
+    snprintf(key, sizeof key, "%s/%s", kind, name);
+    const char* value = safetensors_meta(&file, key);
+    return value ? strtod(value, NULL) : 0.0;
+}
+
+static void report(const char* name, double worst, int bad, const char* detail) {
+    if (bad) { failures++; }
+    if (bad || verbose) { printf("  %-28s %10.4f  %s%s\n", name, worst, bad ? "FAIL " : "ok", bad ? detail : ""); }
+}
+
+// got (n) against tensor NAME: passes if |got - want| <= atol + rtol |want| everywhere. Worst ratio is printed.
+static void compare(const char* name, const double* got, size_t n) {
+    char key[160], detail[160] = "";
+    double worst = 0.0, atol = tolerance("atol", name), rtol = tolerance("rtol", name);
+    size_t want_n = 1;
+    const SafeTensor* want = safetensors_find(&file, name);
+    if (want == NULL) { return; } // a fixture may leave a tensor out; a whole group it may not (see the end of main)
+    compared[want - file.tensors] = 1;
+    for (int d = 0; d < want->ndim; d++) { want_n *= want->shape[d]; }
+    snprintf(key, sizeof key, "tol/%s", name);
+    const SafeTensor* tol = safetensors_find(&file, key);
+    if (tol != NULL) { compared[tol - file.tensors] = 1; }
+    if (want_n != n) { report(name, INFINITY, 1, "another size"); return; }
+    for (size_t i = 0; i < n; i++) {
+        double w = element(want, i), allowed = (tol ? element(tol, i) : atol) + rtol * fabs(w), error = fabs(got[i] - w);
+        double ratio = error == 0.0 ? 0.0 : allowed > 0.0 ? error / allowed : INFINITY;
+        if (!(ratio <= worst)) {
+            worst = isnan(ratio) ? INFINITY : ratio;
+            snprintf(detail, sizeof detail, "at %zu: got %.9g, want %.9g", i, got[i], w);
+        }
+    }
+    report(name, worst, !(worst <= 1.0), detail);
+}
+
+static void compare_f(const char* name, const float* got, size_t n, double scale) {
+    double* d = (double*)alloc_zeroed(n, sizeof(double), "a comparison");
+    for (size_t i = 0; i < n; i++) { d[i] = scale * (double)got[i]; }
+    compare(name, d, n);
+    free(d);
+}
+
+static void compare_i(const char* name, const int* got, size_t n) {
+    double* d = (double*)alloc_zeroed(n, sizeof(double), "a comparison");
+    for (size_t i = 0; i < n; i++) { d[i] = got[i]; }
+    compare(name, d, n);
+    free(d);
+}
+
+static const char* in(const char* group, const char* format, ...) { // "group/h.3.act"
+    static char name[160];
+    va_list args;
+    int n = snprintf(name, sizeof name, "%s/", group);
+    va_start(args, format);
+    vsnprintf(name + n, sizeof name - (size_t)n, format, args);
+    va_end(args);
+    return name;
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// The groups
+
+static const float* logits_V(void) { // logits without the padded columns, (N, V)
+    static float* out = NULL;
+    size_t N = (size_t)model.B * model.T, V = (size_t)model.config.V;
+    out = (float*)realloc(out, N * V * sizeof(float));
+    for (size_t i = 0; i < N; i++) { memcpy(out + i * V, model.logits + i * (size_t)model.config.Vp, V * sizeof(float)); }
+    return out;
+}
+
+static void read_param(const char* prefix, const char* name, float* out, size_t n, int needed) {
+    const SafeTensor* t = safetensors_find(&file, in(prefix, "%s", name));
+    if (t == NULL && !needed) { return; }
+    if (t == NULL || t->bytes != 4 * n || strcmp(t->dtype, "F32") != 0) { die(NULL, "%s: %s/%s is missing or of another size", file.path, prefix, name); }
+    memcpy(out, t->data, t->bytes);
+}
+
+static void load_start(void) { // parameters, masks and, where given, Adam moments
+    for (int i = 0; i < model.n_tensors; i++) {
+        const Tensor* t = &model.table[i];
+        char key[64];
+        read_param("param", t->name, model.params_memory + t->offset, t->size, 1);
+        read_param("param_m", t->name, model.m_memory + t->offset, t->size, 0);
+        read_param("param_v", t->name, model.v_memory + t->offset, t->size, 0);
+        snprintf(key, sizeof key, "decay/%s", t->name);
+        model.table[i].decay = meta_int(&file, key, 0, 1);
+    }
+    for (int l = 0; l < model.config.L; l++) {
+        if (!model.config.moe[l]) { continue; }
+        const SafeTensor* t = safetensors_find(&file, in("param", "h.%d.moe.mask", l));
+        if (t == NULL || t->bytes != 4 * (size_t)model.config.E) { die(NULL, "%s: no mask of layer %d", file.path, l); }
+        memcpy(model.layer[l].mask, t->data, t->bytes);
+    }
+}
+
+static void compare_gates(const char* group, int l, size_t N) {
+    compare_i(in(group, "h.%d.act", l), model.layer[l].open, N * (size_t)model.config.E);
+    compare_i(in(group, "h.%d.k", l), model.layer[l].k, N);
+}
+
+static void run_eval(const char* group, const int* x, const int* y, int B, int T) {
+    size_t N = (size_t)B * T;
+    double ce = gpt2_forward(&model, x, y, B, T, 0);
+    compare(in(group, "ce"), &ce, 1);
+    compare_f(in(group, "logits"), logits_V(), N * (size_t)model.config.V, 1.0);
+    for (int l = 0; l < model.config.L; l++) { if (model.config.moe[l]) { compare_gates(group, l, N); } }
+}
+
+static double aux_enabled(int l) { // sum of the terms that have a weight, not weighted
+    double sum = 0.0;
+    for (int i = 0; i < 4; i++) { if (model.config.aux_weight[i] != 0.0f) { sum += model.layer[l].aux[i]; } }
+    return sum;
+}
+
+static double aux_total(void) {
+    double sum = 0.0;
+    for (int l = 0; l < model.config.L; l++) { if (model.config.moe[l]) { sum += aux_enabled(l); } }
+    return sum;
+}
+
+static void run_step0(const int* x, const int* y, int B, int T) { // groups exp and grad: one training step taken apart
+    size_t N = (size_t)B * T, NC = N * (size_t)model.config.C;
+    int C = model.config.C, E = model.config.E;
+    double ce = gpt2_forward(&model, x, y, B, T, 1), aux = aux_total(), loss = ce + model.aux;
+    float* out = (float*)alloc_zeroed(NC, sizeof(float), "a layer's output");
+    compare("exp/ce", &ce, 1);
+    compare("exp/aux", &aux, 1);
+    compare("exp/loss", &loss, 1);
+    compare_f("exp/logits", logits_V(), N * (size_t)model.config.V, 1.0);
+    gpt2_zero_grad(&model);
+    head_backward(&model, 1.0f);
+    for (int l = model.config.L - 1; l >= 0; l--) {
+        Layer* a = &model.layer[l];
+        if (model.config.moe[l]) {
+            double layer_aux = aux_enabled(l);
+            compare_gates("exp", l, N);
+            compare(in("exp", "h.%d.aux", l), &layer_aux, 1);
+            compare_f(in("exp", "h.%d.s", l), a->cosine, N * (size_t)E, (double)model.config.tau);
+            compare_f(in("exp", "h.%d.moe_in", l), a->ln2, NC, 1.0);
+            combine_forward(out, a->out, a->row_of, a->k, (int)N, C, E);
+            compare_f(in("exp", "h.%d.moe_out", l), out, NC, 1.0);
+            compare_f(in("exp", "h.%d.dmoe_out", l), model.dres, NC, 1.0);
+        }
+        feedforward_half_backward(&model, l, (int)N, 1.0f);
+        if (model.config.moe[l]) { compare_f(in("exp", "h.%d.dmoe_in", l), model.dln, NC, 1.0); }
+        attention_half_backward(&model, l, B, T);
+    }
+    embedding_backward(model.grads.wte, model.grads.wpe, model.dres, x, B, T, C);
+    for (int i = 0; i < model.n_tensors; i++) {
+        compare_f(in("grad", "%s", model.table[i].name), model.grads_memory + model.table[i].offset, model.table[i].size, 1.0);
+    }
+    free(out);
+}
+
+static void compare_records(int l) {
+    Layer* a = &model.layer[l];
+    double count[MAX_EXPERTS];
+    for (int e = 0; e < model.config.E; e++) { count[e] = (double)a->record_count[e]; }
+    for (int e = 0; e < model.config.E; e++) { // RE is stored as F64 with a tolerance, but it must be exact
+        const SafeTensor* t = safetensors_find(&file, in("exp", "h.%d.RE", l));
+        if (t != NULL && count[e] != element(t, (size_t)e)) { report(in("exp", "h.%d.RE", l), INFINITY, 1, "not equal"); }
+    }
+    compare(in("exp", "h.%d.RE", l), count, (size_t)model.config.E);
+    compare(in("exp", "h.%d.RS", l), a->record_sum, (size_t)model.config.C);
+}
+
+static void run_trajectory(const int* x, const int* y, int B, int T) { // groups traj, post, post_m, post_v
+    int steps = meta_int(&file, "n_steps", 1, 10000), begin = meta_int(&file, "win_begin", -1, 10000), end = meta_int(&file, "win_end", -1, 10000);
+    int L = model.config.L, E = model.config.E, removed[MAX_EXPERTS];
+    size_t N = (size_t)B * T, S = (size_t)steps;
+    float lr = strtof(meta_text(&file, "lr"), NULL), wd = strtof(meta_text(&file, "wd"), NULL), eps = strtof(meta_text(&file, "eps"), NULL);
+    float beta1 = strtof(meta_text(&file, "beta1"), NULL), beta2 = strtof(meta_text(&file, "beta2"), NULL);
+    double *loss = (double*)alloc_zeroed(3 * S, sizeof(double), "losses"), *ce = loss + S, *aux = ce + S;
+    double* kmean = (double*)alloc_zeroed((size_t)L * S, sizeof(double), "k");
+    int* count = (int*)alloc_zeroed((size_t)L * S * (size_t)(E + 1), sizeof(int), "counts");
+    int* mask = (int*)alloc_zeroed((size_t)L * (S + 1) * (size_t)(E + 1), sizeof(int), "masks");
+    for (int t = 0; t <= steps; t++) {
+        for (int l = 0; l < L; l++) { for (int e = 0; e < E; e++) { mask[((size_t)l * (S + 1) + (size_t)t) * (size_t)E + (size_t)e] = model.layer[l].mask[e]; } }
+        if (t == steps) { break; }
+        if (t == begin) { gpt2_clear_records(&model); model.recording = 1; }
+        ce[t] = gpt2_forward(&model, x + (size_t)t * N, y + (size_t)t * N, B, T, 1);
+        aux[t] = aux_total();
+        loss[t] = ce[t] + model.aux;
+        gpt2_zero_grad(&model);
+        gpt2_backward(&model, 1.0f);
+        gpt2_update(&model, t, lr, beta1, beta2, eps, wd, 1.0f);
+        for (int l = 0; l < L; l++) {
+            if (!model.config.moe[l]) { continue; }
+            kmean[(size_t)l * S + (size_t)t] = (double)model.layer[l].R / (double)N;
+            for (int e = 0; e < E; e++) { count[((size_t)l * S + (size_t)t) * (size_t)E + (size_t)e] = model.layer[l].offset[e + 1] - model.layer[l].offset[e]; }
+            if (t != end) { continue; }
+            compare_records(l);
+            gpt2_adapt(&model, l, removed, 0);
+        }
+        if (t == end) { model.recording = 0; }
+    }
+    compare("traj/loss", loss, S);
+    compare("traj/ce", ce, S);
+    compare("traj/aux", aux, S);
+    for (int l = 0; l < L; l++) {
+        if (!model.config.moe[l]) { continue; }
+        compare(in("traj", "h.%d.kmean", l), kmean + (size_t)l * S, S);
+        compare_i(in("traj", "h.%d.count", l), count + (size_t)l * S * (size_t)E, S * (size_t)E);
+        compare_i(in("traj", "h.%d.mask", l), mask + (size_t)l * (S + 1) * (size_t)E, (S + 1) * (size_t)E);
+        compare_i(in("post", "h.%d.moe.mask", l), model.layer[l].mask, (size_t)E);
+    }
+    for (int i = 0; i < model.n_tensors; i++) {
+        const Tensor* t = &model.table[i];
+        compare_f(in("post", "%s", t->name), model.params_memory + t->offset, t->size, 1.0);
+        compare_f(in("post_m", "%s", t->name), model.m_memory + t->offset, t->size, 1.0);
+        compare_f(in("post_v", "%s", t->name), model.v_memory + t->offset, t->size, 1.0);
+    }
+    free(loss); free(kmean); free(count); free(mask);
+}
+
+static Config fixture_config(void) {
+    Config c = config_from_file(&file);
+    float weight[4] = {0, 0, 0, 0}, scale = strtof(meta_text(&file, "aux_weight"), NULL);
+    for (int l = 0; l < c.L; l++) { // the hidden width stands only in the shapes
+        const SafeTensor* t = safetensors_find(&file, in("param", c.moe[l] ? "h.%d.moe.fcb" : "h.%d.fcb", l));
+        if (t == NULL || t->ndim != (c.moe[l] ? 2 : 1) || t->shape[t->ndim - 1] < 1 || t->shape[t->ndim - 1] > 1 << 20) { die(NULL, "%s: no fcb of layer %d", file.path, l); }
+        c.H = (int)t->shape[t->ndim - 1];
+    }
+    if (sscanf(meta_text(&file, "aux"), "%f,%f,%f,%f", &weight[0], &weight[1], &weight[2], &weight[3]) != 4) { die(NULL, "%s: metadata aux", file.path); }
+    for (int i = 0; i < 4; i++) { c.aux_weight[i] = scale * weight[i]; }
+    c.tau = strtof(meta_text(&file, "scale"), NULL);
+    c.normalised = strcmp(meta_text(&file, "kgrad"), "normalised") == 0;
+    return c;
+}
+
+static void run_safetensors(const char* path) {
+    static const char* groups[] = {"eval/", "exp/", "grad/", "traj/", "post/", "post_m/", "post_v/", "posteval/"};
+    file = safetensors_open(path);
+    if (strncmp(meta_text(&file, "format"), "dynmoe-fixture 1", 16) != 0) { die("give a fixture, not a checkpoint", "%s: not a fixture", path); }
+    if (file.n > (int)(sizeof compared / sizeof compared[0])) { die(NULL, "%s: too many tensors", path); }
+    memset(compared, 0, sizeof compared);
+    int B = meta_int(&file, "B", 1, 4096), n = 0;
+    const SafeTensor *tx = safetensors_find(&file, "data/x"), *ty = safetensors_find(&file, "data/y");
+    Config c = fixture_config();
+    size_t need = 4 * (size_t)meta_int(&file, "n_steps", 1, 10000) * (size_t)B * (size_t)c.T;
+    if (tx == NULL || ty == NULL || tx->bytes != need || ty->bytes != need) { die(NULL, "%s: data/x or data/y is missing or of another size", path); }
+    int *x = (int*)alloc_zeroed(need, 1, "data"), *y = (int*)alloc_zeroed(need, 1, "data");
+    memcpy(x, tx->data, need);
+    memcpy(y, ty->data, need);
+    for (size_t i = 0; i < need / 4; i++) { if (x[i] < 0 || x[i] >= c.V || y[i] < 0 || y[i] >= c.V) { die(NULL, "%s: a token outside the vocabulary", path); } }
+    gpt2_build(&model, c, 1);
+    gpt2_alloc_activations(&model, B, c.T, 1);
+    load_start();
+    run_eval("eval", x, y, B, c.T);
+    run_step0(x, y, B, c.T);
+    run_trajectory(x, y, B, c.T);
+    run_eval("posteval", x, y, B, c.T);
+    for (int g = 0; g < 8; g++) {
+        int found = 0;
+        for (int i = 0; i < file.n; i++) {
+            if (strncmp(file.tensors[i].name, groups[g], strlen(groups[g])) != 0) { continue; }
+            found++;
+            if (!compared[i]) { report(file.tensors[i].name, INFINITY, 1, "not compared"); }
+        }
+        if (!found) { report(groups[g], INFINITY, 1, "no tensor of this group"); }
+        n += found;
+    }
+    printf("%s: %d tensors compared, %d failed\n", path, n, failures);
+    gpt2_free(&model);
+    safetensors_close(&file);
+    free(x); free(y);
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// A gate in plain text: one layer of DynMoE, loss 0.5 |y|^2 + <r, y> + 0.3 diversity + 0.2 mean |W| of the whole pool
+// + 0.5 load balance + 0.7 efficiency, tau = 1; all gradients, for both conventions of k
+
+typedef struct { char name[32]; int n; double* v; } Array;
+static Array arrays[64];
+static int n_arrays;
+
+static const Array* array(const char* name, int n) {
+    for (int i = 0; i < n_arrays; i++) {
+        if (strcmp(arrays[i].name, name) == 0 && (n < 0 || arrays[i].n == n)) { return &arrays[i]; }
+    }
+    die(NULL, "gate file: no array %s of %d values", name, n);
+}
+
+static float* floats(const char* name, int n) { // for the program; n > 0
+    const Array* a = array(name, n);
+    float* f = (float*)alloc_zeroed((size_t)(unsigned)n, sizeof(float), name);
+    for (int i = 0; i < a->n; i++) { f[i] = (float)a->v[i]; }
+    return f;
+}
+
+static void compare_text(const char* name, const float* got, int n) { // relative to the largest value of the array
+    const Array* a = array(name, n);
+    double largest = 0.0, worst = 0.0;
+    for (int i = 0; i < n; i++) {
+        double error = fabs(got[i] - a->v[i]);
+        largest = fmax(largest, fabs(a->v[i]));
+        worst = error > worst || isnan(error) ? error : worst;
+    }
+    worst /= 5e-6 * fmax(largest, 1e-3);
+    report(name, worst, !(worst <= 1.0), "off");
+}
+
+static void run_text(const char* path) {
+    FILE* f = fopen(path, "r");
+    int S, D, E, H, one = 1;
+    if (f == NULL) { die("check the path", "%s: %s", path, strerror(errno)); }
+    if (fscanf(f, "S %d D %d E %d H %d", &S, &D, &E, &H) != 4 || S < 1 || D < 1 || E < 1 || H < 1 || S > 4096 || D > 4096 || E > MAX_EXPERTS || H > 4096) {
+        die("give a gate file or a .safetensors fixture", "%s: no line S D E H", path);
+    }
+    for (n_arrays = 0; n_arrays < 64 && fscanf(f, "%31s %d", arrays[n_arrays].name, &arrays[n_arrays].n) == 2; n_arrays++) {
+        Array* a = &arrays[n_arrays];
+        if (a->n < 1 || a->n > 1 << 24) { die(NULL, "%s: %s of %d values", path, a->name, a->n); }
+        a->v = (double*)alloc_zeroed((size_t)a->n, sizeof(double), a->name);
+        for (int i = 0; i < a->n; i++) { if (fscanf(f, "%lf", &a->v[i]) != 1) { die("the file is cut", "%s: %s ends after %d values", path, a->name, i); } }
+    }
+    fclose(f);
+    int W1 = E * H * D;
+    float *x = floats("x", S * D), *W = floats("W", E * D), *G = floats("G", E), *w1 = floats("w1", W1), *b1 = floats("b1", E * H);
+    float *w2 = floats("w2", W1), *b2 = floats("b2", E * D), *mask_f = floats("mask", E), *r = floats("r", S * D);
+    int mask[MAX_EXPERTS], whole[MAX_EXPERTS], offset[MAX_EXPERTS + 1];
+    float xnorm[4096], wnorm[MAX_EXPERTS], A[MAX_EXPERTS * MAX_EXPERTS];
+    double share[MAX_EXPERTS + 1];
+    size_t rows = (size_t)S * (size_t)E;
+    #define FLOATS(count) (float*)alloc_zeroed((count), sizeof(float), "a gate")
+    #define INTS(count) (int*)alloc_zeroed((count), sizeof(int), "a gate")
+    int *open = INTS(rows), *k = INTS((size_t)S), *row_of = INTS(rows), *row_token = INTS(rows);
+    float *cosine = FLOATS(rows), *dgate = FLOATS(rows), *xr = FLOATS(rows * D), *pre = FLOATS(rows * H), *act = FLOATS(rows * H), *out = FLOATS(rows * D), *y = FLOATS((size_t)S * D);
+    float *dy = FLOATS((size_t)S * D), *dout = FLOATS(rows * D), *dpre = FLOATS(rows * H), *as_float = FLOATS(rows);
+    for (int e = 0; e < E; e++) { mask[e] = mask_f[e] > 0.5f; whole[e] = 1; }
+    gate_forward(open, k, cosine, xnorm, wnorm, x, W, G, mask, 1, S, D, E);
+    for (size_t i = 0; i < rows; i++) { as_float[i] = (float)open[i]; }
+    compare_text("gate_eval", as_float, S * E);
+    gate_forward(open, k, cosine, xnorm, wnorm, x, W, G, mask, 0, S, D, E);
+    for (size_t i = 0; i < rows; i++) { as_float[i] = (float)open[i]; }
+    compare_text("gate", as_float, S * E);
+    compare_text("cos", cosine, S * E);
+    for (int i = 0; i < S; i++) { as_float[i] = (float)k[i]; }
+    compare_text("k", as_float, S);
+    int R = dispatch(row_of, row_token, offset, open, S, E);
+    gather_forward(xr, x, row_token, R, D);
+    experts_forward(out, pre, act, xr, w1, b1, w2, b2, offset, E, D, H);
+    combine_forward(y, out, row_of, k, S, D, E);
+    compare_text("y", y, S * D);
+    double task = 0.0;
+    for (int i = 0; i < S * D; i++) { task += 0.5 * y[i] * y[i] + r[i] * y[i]; dy[i] = y[i] + r[i]; }
+    float diversity = diversity_forward(A, W, wnorm, mask, D, E), simplicity = simplicity_forward(wnorm, whole, E);
+    float balance = balance_forward(share, open, k, S, E), efficiency = efficiency_forward(k, S, E);
+    float loss = (float)(task + 0.3 * diversity + 0.2 * simplicity + 0.5 * balance + 0.7 * efficiency);
+    for (int normalised = 0; normalised < 2; normalised++) {
+        const char* kind = normalised ? "norm" : "detach";
+        char name[32];
+        float *dx = FLOATS((size_t)S * D), *dW = FLOATS((size_t)E * D), *dG = FLOATS((size_t)E), *dw1 = FLOATS((size_t)W1), *db1 = FLOATS((size_t)E * H), *dw2 = FLOATS((size_t)W1), *db2 = FLOATS((size_t)E * D);
+        combine_backward(dout, dgate, dy, out, row_of, k, normalised, S, D, E);
+        experts_backward(dout, dpre, dw1, db1, dw2, db2, dout, xr, pre, act, w1, w2, offset, E, D, H);
+        gather_backward(dx, dout, row_of, S, D, E);
+        balance_backward_add(dgate, share, open, k, 0.5f, S, E);
+        efficiency_backward_add(dgate, open, k, 0.7f, S, E);
+        gate_backward_add(dx, dW, dG, dgate, open, cosine, xnorm, wnorm, x, W, G, 1.0f, S, D, E);
+        diversity_backward(dW, A, diversity, W, wnorm, mask, 0.3f, D, E);
+        simplicity_backward(dW, W, wnorm, whole, 0.2f, D, E);
+        #define C(what, got, n) snprintf(name, sizeof name, "%s_%s", what, kind); compare_text(name, got, n)
+        C("loss", &loss, one);
+        C("dx", dx, S * D);     C("dW", dW, E * D);     C("dG", dG, E);
+        C("dw1", dw1, W1);      C("db1", db1, E * H);   C("dw2", dw2, W1);  C("db2", db2, E * D);
+        free(dx); free(dW); free(dG); free(dw1); free(db1); free(dw2); free(db2);
+    }
+    printf("%s: %d arrays, %d failed\n", path, n_arrays, failures);
+}
+
+int main(int argc, char** argv) {
+    int bad = 0, quiet = argc > 1 && strcmp(argv[1], "-q") == 0;
+    verbose = !quiet;
+    threads_set(0);
+    if (argc < 2 + quiet) { die_usage("make fixture FIXTURE=FILE", "usage: fixture [-q] FILE..."); }
+    for (int i = 1 + quiet; i < argc; i++) {
+        size_t n = strlen(argv[i]);
+        failures = 0;
+        if (n > 4 && strcmp(argv[i] + n - 4, ".txt") == 0) { run_text(argv[i]); } else { run_safetensors(argv[i]); }
+        bad += failures > 0;
+    }
+    printf("%d passed, %d failed\n", argc - 1 - quiet - bad, bad);
+    return bad > 0;
+}
