@@ -128,8 +128,9 @@ train_gpt2_dynmoe: train_gpt2_dynmoe.c .flags.tmp .commit.tmp
 	@echo "built $@ with $(BLAS_NAME), $(if $(OMP),OpenMP,no OpenMP): ./$@ --help"
 
 $(TOOLS): %: %.c .flags.tmp
-	$(CC) $(CFLAGS) $< -o $@ -lm
+	$(CC) $(CFLAGS) $< -o $@ $(LIBS)
 	@echo "built $@: ./$@ --help"
+$(filter dev/%,$(TOOLS)): train_gpt2_dynmoe.c
 
 # Each test includes the program it tests. Functions that only main calls are then unused.
 TEST_FLAGS := -I. -Wno-unused-function
@@ -193,7 +194,8 @@ test-builds: test/fixture_no_blas test/fixture_no_openmp ## compile with other c
 	test/fixture_no_blas $(firstword $(FIXTURES))
 
 fixture: test/fixture ## compare with what float64 PyTorch computed: all fixtures, or FIXTURE=file
-	@set -e; for f in $(FIXTURES); do echo "--- $$f"; test/fixture $$f; done
+	$(if $(FIXTURE),test/fixture $(FIXTURE),@for f in $(FIXTURES); do \
+	    said=$$(test/fixture $$f 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail -n 2; done)
 	@echo "agrees with $(words $(FIXTURES)) fixtures: make fixture FIXTURE=file for one"
 
 test-unit: all $(TESTS) ## run the test programs

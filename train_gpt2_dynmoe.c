@@ -42,12 +42,10 @@ is read as bytes. The gate's straight-through gradient is a heuristic, not the g
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef USE_BLAS
 #ifdef USE_ACCELERATE
 #include <Accelerate/Accelerate.h>
-#else
+#elif defined(USE_BLAS)
 #include <cblas.h>
-#endif
 #endif
 #ifndef BLAS_NAME
 #define BLAS_NAME "plain loops (slow: install OpenBLAS, then make clean)"
@@ -61,35 +59,22 @@ is read as bytes. The gate's straight-through gradient is a heuristic, not the g
 // ----------------------------------------------------------------------------------------------------------------------
 // Tools: errors, memory, random numbers
 
-__attribute__((noreturn)) void fail(int code, const char* hint, const char* fmt, va_list args) {
+// one clear line, what to do about it, the end: exit code 2 for a wrong command line, 1 for the rest
+__attribute__((noreturn, format(printf, 3, 4))) void stop(int code, const char* hint, const char* fmt, ...) {
+    va_list args;
     fflush(stdout);
     fprintf(stderr, "error: ");
+    va_start(args, fmt);
     vfprintf(stderr, fmt, args);
-    fprintf(stderr, "\n");
-    if (hint != NULL) { fprintf(stderr, "---> HINT: %s\n", hint); }
+    fprintf(stderr, "\n---> HINT: %s\n", hint != NULL ? hint : "--help lists all flags");
     exit(code);
 }
+#define die(...) stop(1, __VA_ARGS__)
+#define die_usage(...) stop(2, __VA_ARGS__)
 
-// one clear line, what to do, exit code 1
-__attribute__((noreturn, format(printf, 2, 3))) void die(const char* hint, const char* fmt, ...) {
-    va_list args;
-    va_start(args, fmt);
-    fail(1, hint, fmt, args);
-}
-
-// the same for a wrong command line, exit code 2
-__attribute__((noreturn, format(printf, 2, 3))) void die_usage(const char* hint, const char* fmt, ...) {
-    va_list args;
-    va_start(args, fmt);
-    fail(2, hint, fmt, args);
-}
-
-// zeroed memory for n items of the given size, or one clear line
-void* alloc_zeroed(size_t n, size_t size, const char* what) {
+void* alloc_zeroed(size_t n, size_t size, const char* what) { // n items of the given size, or one clear line
     void* p = calloc(n ? n : 1, size);
-    if (p == NULL) {
-        die("lower --batch, --context, --channels or --experts", "no memory for %s (%.1f MB)", what, 1e-6 * (double)n * (double)size);
-    }
+    if (p == NULL) { die("lower --batch, --context, --channels or --experts", "no memory for %s (%.1f MB)", what, 1e-6 * (double)n * (double)size); }
     return p;
 }
 
@@ -524,19 +509,6 @@ void gather_forward(float* xr, const float* x, const int* row_token, int R, int 
     for (int r = 0; r < R; r++) { memcpy(xr + (size_t)r * C, x + (size_t)row_token[r] * C, (size_t)C * sizeof(float)); }
 }
 
-void gather_backward(float* dx, const float* dxr, const int* row_of, int N, int C, int E) {
-    // forward: xr[row_of[i, e]] = x[i]. dxr (R, C) -> dx (N, C) = sum over the token's rows, 0 for a token without rows
-    #pragma omp parallel for schedule(static)
-    for (int i = 0; i < N; i++) {
-        float* d = dx + (size_t)i * C;
-        memset(d, 0, (size_t)C * sizeof(float));
-        for (int e = 0; e < E; e++) {
-            int r = row_of[(size_t)i * E + e];
-            for (int c = 0; r >= 0 && c < C; c++) { d[c] += dxr[(size_t)r * C + c]; }
-        }
-    }
-}
-
 void experts_forward(float* out, float* pre, float* act, const float* xr, const float* fcw, const float* fcb, const float* fcprojw,
                      const float* fcprojb, const int* offset, int E, int C, int H) {
     // out (R, C) = gelu(xr fcw_e^T + fcb_e) fcprojw_e^T + fcprojb_e on the rows of expert e: offset[e] .. offset[e + 1]
@@ -568,17 +540,22 @@ void experts_backward(float* dxr, float* dpre, float* dfcw, float* dfcb, float* 
 
 void combine_forward(float* y, const float* out, const int* row_of, const int* k, int N, int C, int E) {
     // y (N, C) = (1/k) sum of the token's rows of out (R, C): every chosen expert has the same weight             eq. (6)
-    // k = 0 without fallback: no rows, y = 0, the token keeps its residual only. With fallback: one row, weight 1.
+    // k = 0 without fallback: no rows, y = 0, the token keeps its residual only. With fallback: one row, weight 1. k may be
+    // NULL: plain sums.
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < N; i++) {
-        float* o = y + (size_t)i * C;
-        float weight = 1.0f / (float)(k[i] > 0 ? k[i] : 1);
-        memset(o, 0, (size_t)C * sizeof(float));
+        float weight = 1.0f / (float)(k != NULL && k[i] > 0 ? k[i] : 1);
+        memset(y + (size_t)i * C, 0, (size_t)C * sizeof(float));
         for (int e = 0; e < E; e++) {
             int r = row_of[(size_t)i * E + e];
-            for (int c = 0; r >= 0 && c < C; c++) { o[c] += weight * out[(size_t)r * C + c]; }
+            for (int c = 0; r >= 0 && c < C; c++) { y[(size_t)i * C + c] += weight * out[(size_t)r * C + c]; }
         }
     }
+}
+
+void gather_backward(float* dx, const float* dxr, const int* row_of, int N, int C, int E) {
+    // forward: xr[row_of[i, e]] = x[i]. dxr (R, C) -> dx (N, C) = sum over the token's rows, 0 for a token without rows
+    combine_forward(dx, dxr, row_of, NULL, N, C, E);
 }
 
 void combine_backward(float* dout, float* dgate, const float* dy, const float* out, const int* row_of, const int* k,
@@ -608,107 +585,70 @@ void combine_backward(float* dout, float* dgate, const float* dy, const float* o
     }
 }
 
-// The four auxiliary terms (eq. (7) is the first two; the authors' repository of today has all four). Each has a weight.
+// The four auxiliary terms. eq. (7) is the first two; the authors' repository of today has all four. Each returns its value and,
+// unless the pointer is NULL, adds weight * its gradient.
 
-float diversity_forward(float* A, const float* W, const float* wnorm, const int* mask, int C, int E) {
-    // A (E, E) = <v_i, v_j> for i != j active, else 0, with v = W/|W|; returns its Frobenius norm (not squared)
-    // (the diagonal <v, v> - 1 is 0 for every active row that has a direction)
-    double sum = 0.0;
+float diversity_loss(float* dW, const float* W, const float* wnorm, const int* mask, float weight, int C, int E) {
+    // A_ij = <v_i, v_j> for active i != j, v = W/|W| (the diagonal, <v, v> - 1, is 0). F = sqrt(sum_ij A_ij^2), not squared:
+    // dv_i = (2/F) sum_j A_ij v_j, dW_i = (dv_i - v_i <v_i, dv_i>) / |W_i| is of length 2/|W| however small F is; 0 at F = 0
+    double A[MAX_EXPERTS * MAX_EXPERTS], along[MAX_EXPERTS], sum = 0.0;
     for (int i = 0; i < E; i++) {
+        along[i] = 0.0;
         for (int j = 0; j < E; j++) {
-            double dot = 0.0;
             int both = i != j && mask[i] && mask[j] && wnorm[i] > NORM_EPS && wnorm[j] > NORM_EPS;
+            double dot = 0.0;
             for (int c = 0; both && c < C; c++) { dot += (double)W[(size_t)i * C + c] * W[(size_t)j * C + c]; }
-            A[i * E + j] = both ? (float)(dot / ((double)wnorm[i] * wnorm[j])) : 0.0f;
-            sum += (double)A[i * E + j] * A[i * E + j];
+            A[i * E + j] = both ? dot / ((double)wnorm[i] * wnorm[j]) : 0.0;
+            along[i] += A[i * E + j] * A[i * E + j];
         }
+        sum += along[i];
     }
-    return (float)sqrt(sum);
-}
-
-void diversity_backward(float* dW, const float* A, float F, const float* W, const float* wnorm, const int* mask, float weight, int C, int E) {
-    // forward: F = sqrt(sum_ij A_ij^2). dv_i = (2/F) sum_j A_ij v_j; dW_i = weight (dv_i - v_i <v_i, dv_i>) / |W_i|, where
-    // <v_i, dv_i> = (2/F) sum_j A_ij^2. Not squared, so the gradient is of length 2/|W| however small F is; 0 at F = 0.
-    for (int i = 0; i < E && F > 0.0f; i++) {
-        double along = 0.0;
-        if (!mask[i] || wnorm[i] <= NORM_EPS) { continue; }
-        for (int j = 0; j < E; j++) { along += (double)A[i * E + j] * A[i * E + j]; }
-        for (int c = 0; c < C; c++) {
-            double dv = -along * W[(size_t)i * C + c] / wnorm[i];
-            for (int j = 0; j < E; j++) {
-                if (A[i * E + j] != 0.0f) { dv += (double)A[i * E + j] * W[(size_t)j * C + c] / wnorm[j]; }
-            }
+    double F = sqrt(sum);
+    for (int i = 0; dW != NULL && F > 0.0 && i < E; i++) {
+        for (int c = 0; along[i] > 0.0 && c < C; c++) {
+            double dv = -along[i] * W[(size_t)i * C + c] / wnorm[i]; // minus the part along v_i
+            for (int j = 0; j < E; j++) { if (A[i * E + j] != 0.0) { dv += A[i * E + j] * W[(size_t)j * C + c] / wnorm[j]; } }
             dW[(size_t)i * C + c] += (float)(weight * 2.0 / F * dv / wnorm[i]);
         }
     }
+    return (float)F;
 }
 
-float simplicity_forward(const float* wnorm, const int* mask, int E) {
-    // mean |W_e| over the active rows
-    float sum = 0.0f;
-    int active = 0;
-    for (int e = 0; e < E; e++) { if (mask[e]) { sum += wnorm[e]; active++; } }
-    return active > 0 ? sum / (float)active : 0.0f;
-}
-
-void simplicity_backward(float* dW, const float* W, const float* wnorm, const int* mask, float weight, int C, int E) {
-    // forward: mean |W_e|. dW_e = weight v_e / number of active rows
-    int active = 0;
-    for (int e = 0; e < E; e++) { active += mask[e]; }
-    for (int e = 0; e < E; e++) {
-        if (!mask[e] || wnorm[e] <= NORM_EPS) { continue; }
-        for (int c = 0; c < C; c++) { dW[(size_t)e * C + c] += weight / (float)active * W[(size_t)e * C + c] / wnorm[e]; }
+float simplicity_loss(float* dW, const float* W, const float* wnorm, const int* mask, float weight, int C, int E) {
+    // mean |W_e| over the active rows; dW_e = v_e / their number. The cosine does not see it: it cannot change routing.
+    float sum = 0.0f, active = 0.0f;
+    for (int e = 0; e < E; e++) { sum += mask[e] ? wnorm[e] : 0.0f; active += (float)mask[e]; }
+    for (int e = 0; dW != NULL && e < E; e++) {
+        for (int c = 0; mask[e] && wnorm[e] > NORM_EPS && c < C; c++) { dW[(size_t)e * C + c] += weight / active * W[(size_t)e * C + c] / wnorm[e]; }
     }
+    return active > 0.0f ? sum / active : 0.0f;
 }
 
-float balance_forward(double* share, const int* open, const int* k, int N, int E) {
-    // over the N1 tokens with k > 0: ce_e = mean open, me_e = mean open/k; returns E sum_e me_e ce_e, E the pool's size
-    // share (E + 1) keeps ce and N1 for backward
-    double me[MAX_EXPERTS] = {0}, n1 = 0.0, sum = 0.0;
-    for (int e = 0; e <= E; e++) { share[e] = 0.0; }
+float balance_loss(float* dgate, const int* open, const int* k, float weight, int N, int E) {
+    // over the N1 tokens with k > 0: ce_e = mean open (detached), me_e = mean open/k; E sum_e me_e ce_e, E the pool's size
+    // dgate_e = E / (N1 k) (ce_e - mean of ce over the token's open gates): zero for k = 1, sums to zero over a token
+    double me[MAX_EXPERTS] = {0}, ce[MAX_EXPERTS] = {0}, n1 = 0.0, sum = 0.0;
     for (int i = 0; i < N; i++) {
-        if (k[i] == 0) { continue; }
-        n1++;
-        for (int e = 0; e < E; e++) {
-            share[e] += open[(size_t)i * E + e];
-            me[e] += (double)open[(size_t)i * E + e] / k[i];
-        }
+        for (int e = 0; k[i] > 0 && e < E; e++) { ce[e] += open[(size_t)i * E + e]; me[e] += (double)open[(size_t)i * E + e] / k[i]; }
+        n1 += k[i] > 0;
     }
-    share[E] = n1;
-    if (n1 == 0.0) { return 0.0f; }
-    for (int e = 0; e < E; e++) {
-        share[e] /= n1;
-        sum += me[e] / n1 * share[e];
+    for (int e = 0; n1 > 0.0 && e < E; e++) { ce[e] /= n1; sum += me[e] / n1 * ce[e]; }
+    for (int i = 0; dgate != NULL && i < N; i++) {
+        double mean = 0.0;
+        for (int e = 0; k[i] > 0 && e < E; e++) { mean += open[(size_t)i * E + e] * ce[e] / k[i]; }
+        for (int e = 0; k[i] > 0 && e < E; e++) { if (open[(size_t)i * E + e]) { dgate[(size_t)i * E + e] += (float)(weight * E / (n1 * k[i]) * (ce[e] - mean)); } }
     }
     return (float)(E * sum);
 }
 
-void balance_backward_add(float* dgate, const double* share, const int* open, const int* k, float weight, int N, int E) {
-    // forward: E sum_e me_e ce_e, ce detached. dgate_e += weight E / (N1 k) (ce_e - mean of ce over the token's open gates)
-    for (int i = 0; i < N; i++) {
-        double mean = 0.0;
-        if (k[i] == 0) { continue; }
-        for (int e = 0; e < E; e++) { mean += open[(size_t)i * E + e] * share[e] / k[i]; }
-        for (int e = 0; e < E; e++) {
-            if (open[(size_t)i * E + e]) { dgate[(size_t)i * E + e] += (float)(weight * E / (share[E] * k[i]) * (share[e] - mean)); }
-        }
-    }
-}
-
-float efficiency_forward(const int* k, int N, int E) {
-    // sum of gates / (N E) = mean k / E
+float efficiency_loss(float* dgate, const int* open, const int* k, float weight, int N, int E) {
+    // sum of gates / (N E) = mean k / E: the same push to close on every open gate
     double sum = 0.0;
-    for (int i = 0; i < N; i++) { sum += k[i]; }
-    return (float)(sum / ((double)N * E));
-}
-
-void efficiency_backward_add(float* dgate, const int* open, const int* k, float weight, int N, int E) {
-    // forward: sum of gates / (N E): the same push to close on every open gate
     for (int i = 0; i < N; i++) {
-        for (int e = 0; e < E; e++) {
-            if (k[i] > 0 && open[(size_t)i * E + e]) { dgate[(size_t)i * E + e] += weight / ((float)N * (float)E); }
-        }
+        sum += k[i];
+        for (int e = 0; dgate != NULL && k[i] > 0 && e < E; e++) { dgate[(size_t)i * E + e] += open[(size_t)i * E + e] ? weight / ((float)N * (float)E) : 0.0f; }
     }
+    return (float)(sum / ((double)N * E));
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
@@ -766,17 +706,6 @@ typedef struct {
     float aux_weight[4];            // diversity, simplicity, load balance, efficiency
 } Config;
 
-typedef struct {
-    float *ln1w, *ln1b, *qkvw, *qkvb, *attprojw, *attprojb, *ln2w, *ln2b;
-    float *gatew, *gateG;                   // DynMoE layers only: W (E, C), G (E)
-    float *fcw, *fcb, *fcprojw, *fcprojb;   // with a leading E in DynMoE layers
-} Block;
-
-typedef struct {
-    float *wte, *wpe, *lnfw, *lnfb;
-    Block h[MAX_LAYERS];
-} Parameters;
-
 enum { ZEROS, ONES, NORMAL, RESIDUAL, ORTHOGONAL }; // first values: normal(0.02), the same over sqrt(2L), orthonormal rows
 
 // The one list of parameters: field, name in files, shape (0: no such dimension), first value, weight decay
@@ -808,26 +737,42 @@ enum { ZEROS, ONES, NORMAL, RESIDUAL, ORTHOGONAL }; // first values: normal(0.02
     X(fcprojb,  "moe.fcprojb",  E, C, 0,        ZEROS,      0)
 #define MAX_TENSORS (4 + 14 * MAX_LAYERS)
 
-typedef struct {
+// pointers to what the lists above name, for parameters or for their gradients
+typedef struct { float *ln1w, *ln1b, *qkvw, *qkvb, *attprojw, *attprojb, *ln2w, *ln2b, *gatew, *gateG, *fcw, *fcb, *fcprojw, *fcprojb; } Block;
+typedef struct { float *wte, *wpe, *lnfw, *lnfb; Block h[MAX_LAYERS]; } Parameters;
+
+typedef struct {                    // one row of the table that is made from the lists
     char name[40];
-    int ndim, first, decay, layer, moe; // layer -1: of the whole model; moe: of a DynMoE layer
-    int slots;                      // moe: E, one slice per expert; else 1
-    size_t shape[3], size, offset;  // offset in floats into the memory of parameters, gradients, m and v alike
+    int ndim, first, decay, layer;  // layer -1: of the whole model
+    int moe, slots;                 // moe: of a DynMoE layer, then slots = E, one slice per expert; else slots = 1
+    size_t shape[3], size, offset;  // offset in floats, the same in the memories of parameters, gradients, m and v
 } Tensor;
 
-// What a layer keeps from forward for backward. A dense layer uses pre and act only; inside, its rows are its tokens.
+// What a layer keeps from forward for backward: type, field, how many. A dense layer has no gate.
+#define LAYER_MEMORY(X) \
+    X(float, res, N * C)    X(float, ln1, N * C)        X(float, mean1, N)  X(float, rstd1, N)  X(float, qkv, N * 3 * C) \
+    X(float, att, N * NH * T) X(float, atty, N * C)     X(float, mid, N * C) X(float, ln2, N * C) X(float, mean2, N) X(float, rstd2, N)
+#define GATE_MEMORY(X) \
+    X(float, cosine, N * E) X(float, dgate, N * E)      X(float, xnorm, N) \
+    X(int, open, N * E)     X(int, k, N)                X(int, row_of, N * E) X(int, row_token, N * E)
+// The same for the whole model; the second list is scratch for backward
+#define MODEL_MEMORY(X) \
+    X(float, res, N * C)    X(float, lnf, N * C)        X(float, meanf, N)  X(float, rstdf, N) \
+    X(float, logits, N * Vp) X(float, losses, N)        X(float, lse, N)
+#define BACKWARD_MEMORY(X) \
+    X(float, dres, N * C)   X(float, dln, N * C)        X(float, dqkv, N * 3 * C) X(float, datty, N * C) X(float, datt, B * NH * QUERY_BLOCK * T)
+
+#define FIELD(type, field, count) type* field;
 typedef struct {
-    float *res, *ln1, *mean1, *rstd1, *qkv, *att, *atty, *mid, *ln2, *mean2, *rstd2; // shapes: activations_layout
-    float *cosine, *dgate, *xnorm;      // (N, E) (N, E) (N)
-    int *open, *k, *row_of, *row_token; // (N, E) (N) (N, E) (N*E)
-    float *xr, *pre, *act, *out;        // (R, C) (R, H) (R, H) (R, C), grown when R does
+    LAYER_MEMORY(FIELD)
+    GATE_MEMORY(FIELD)
+    float *xr, *out, *pre, *act;        // (R, C) (R, C) (R, H) (R, H): grown when R does
     size_t row_capacity;
-    int offset[MAX_EXPERTS + 1], R;
-    float wnorm[MAX_EXPERTS], A[MAX_EXPERTS * MAX_EXPERTS], aux[4];
-    double share[MAX_EXPERTS + 1];
+    int offset[MAX_EXPERTS + 1], R;     // see dispatch
+    float wnorm[MAX_EXPERTS], aux[4];   // |W_e|; values of the four auxiliary terms
     int mask[MAX_EXPERTS], unrouted;    // m of the paper; tokens with k = 0 in the last forward
-    int64_t record_count[MAX_EXPERTS], record_unrouted; // the records of the adaptive process
-    double* record_sum;                 // (C)
+    int64_t record_count[MAX_EXPERTS], record_unrouted;
+    double* record_sum;                 // (C); with the two above: R_E, their number, R_S of the adaptive process
 } Layer;
 
 typedef struct {
@@ -835,13 +780,12 @@ typedef struct {
     Tensor table[MAX_TENSORS];
     int n_tensors;
     size_t n_params;
-    Parameters params, grads;           // pointers into the first two of the four memories, which have the same layout
+    Parameters params, grads;           // pointers into the first two of the four memories
     float *params_memory, *grads_memory, *m_memory, *v_memory; // (n_params) each; the last three are NULL without training
     Layer layer[MAX_LAYERS];
-    float *act_memory;                  // everything of fixed size that a forward leaves, and scratch
-    float *res, *lnf, *meanf, *rstdf, *logits, *losses, *lse;       // (N, C) (N, C) (N) (N) (N, Vp) (N) (N)
-    float *dres, *dln, *dqkv, *datty, *datt;                        // (N, C) (N, C) (N, 3C) (N, C) (B, NH, 64, T)
-    float *drow_c, *drow_h;             // (R, C) (R, H): scratch for the rows of one layer, as large as the largest needs
+    MODEL_MEMORY(FIELD)
+    BACKWARD_MEMORY(FIELD)
+    float *act_memory, *drow_c, *drow_h; // all of fixed size; (R, C) and (R, H): scratch, as large as the largest layer needs
     size_t drow_capacity, act_bytes, row_bytes;
     int max_B, max_T, B, T;             // allocated for; of the last forward
     const int *x, *y;                   // tokens and targets of the last forward
@@ -870,7 +814,7 @@ void add_tensor(GPT2* model, float** param, float** grad, int layer, const char*
 }
 
 void parameters_layout(GPT2* model) {
-    // fills the table from the list above
+    // fills the table from the lists above
     int T = model->config.T, Vp = model->config.Vp, C = model->config.C, H = model->config.H, E = model->config.E;
     model->n_tensors = 0;
     model->n_params = 0;
@@ -885,90 +829,41 @@ void parameters_layout(GPT2* model) {
     #undef X
 }
 
-void orthogonal_rows(float* W, int E, int C, uint64_t* rng) {
-    // W (E, C), E <= C: orthonormal rows, by Gram-Schmidt in double, twice because once leaves rounding errors behind
-    double* w = (double*)alloc_zeroed((size_t)E * C, sizeof(double), "orthogonal rows");
-    for (int i = 0; i < E * C; i++) { w[i] = random_normal(rng); }
-    for (int pass = 0; pass < 2; pass++) {
-        for (int e = 0; e < E; e++) {
-            double norm = 0.0;
-            for (int j = 0; j < e; j++) {
-                double dot = 0.0;
-                for (int c = 0; c < C; c++) { dot += w[e * C + c] * w[j * C + c]; }
-                for (int c = 0; c < C; c++) { w[e * C + c] -= dot * w[j * C + c]; }
-            }
-            for (int c = 0; c < C; c++) { norm += w[e * C + c] * w[e * C + c]; }
-            for (int c = 0; c < C; c++) { w[e * C + c] /= sqrt(norm); }
-        }
+size_t activations_layout(GPT2* model, size_t B, size_t T, int training) {
+    // points every activation of fixed size into act_memory; returns how many floats that takes (called first without memory)
+    size_t n = 0, N = B * T, C = (size_t)model->config.C, E = (size_t)model->config.E, NH = (size_t)model->config.NH, Vp = (size_t)model->config.Vp;
+    #define X(type, field, count) a->field = (type*)(model->act_memory != NULL ? model->act_memory + n : NULL); n += (count);
+    for (int l = 0; l < model->config.L; l++) {
+        Layer* a = &model->layer[l];
+        LAYER_MEMORY(X)
+        if (model->config.moe[l]) { GATE_MEMORY(X) }
     }
-    for (int i = 0; i < E * C; i++) { W[i] = (float)w[i]; }
-    free(w);
+    GPT2* a = model;
+    MODEL_MEMORY(X)
+    if (training) { BACKWARD_MEMORY(X) }
+    #undef X
+    return n;
 }
 
-void gpt2_build(GPT2* model, Config config, int training) {
-    // allocates parameters (and with training: gradients and Adam moments), all zero, no expert active
+void gpt2_build(GPT2* model, Config config, int B, int T, int training) {
+    // allocates, all zero, no expert active: parameters, activations for up to B sequences of up to T tokens, and with
+    // training gradients and Adam's moments. One allocation per kind of memory; rows_reserve adds the rows of experts.
     memset(model, 0, sizeof *model);
     model->config = config;
-    parameters_layout(model); // for n_params
+    model->max_B = B;
+    model->max_T = T;
+    parameters_layout(model); // for n_params; the second time there is memory to point into
     model->params_memory = (float*)alloc_zeroed(model->n_params, sizeof(float), "parameters");
     if (training) {
         model->grads_memory = (float*)alloc_zeroed(model->n_params, sizeof(float), "gradients");
         model->m_memory = (float*)alloc_zeroed(model->n_params, sizeof(float), "Adam's first moments");
         model->v_memory = (float*)alloc_zeroed(model->n_params, sizeof(float), "Adam's second moments");
     }
-    parameters_layout(model); // again, now with memory to point into
+    parameters_layout(model);
+    model->act_bytes = activations_layout(model, (size_t)B, (size_t)T, training) * sizeof(float);
+    model->act_memory = (float*)alloc_zeroed(model->act_bytes, 1, "activations");
+    activations_layout(model, (size_t)B, (size_t)T, training);
     for (int l = 0; l < config.L; l++) { model->layer[l].record_sum = (double*)alloc_zeroed((size_t)config.C, sizeof(double), "records"); }
-}
-
-void gpt2_init(GPT2* model, int start_experts, int copies, uint64_t* rng) {
-    // GPT-2's first values; in DynMoE layers orthonormal W, G = 0 and start_experts active ones. With copies all experts of a
-    // layer start equal (as in the authors' code), else each has its own random weights.
-    const Config* c = &model->config;
-    for (int i = 0; i < model->n_tensors; i++) {
-        const Tensor* t = &model->table[i];
-        float* p = model->params_memory + t->offset;
-        size_t drawn = copies ? t->size / t->slots : t->size;
-        float std = t->first == RESIDUAL ? 0.02f / sqrtf(2.0f * (float)c->L) : 0.02f;
-        if (t->first == ORTHOGONAL) { orthogonal_rows(p, c->E, c->C, rng); continue; }
-        if (p == model->params.wte) { drawn = (size_t)c->V * c->C; } // rows V.. stay zero
-        for (size_t j = 0; j < drawn; j++) { p[j] = t->first == ZEROS ? 0.0f : t->first == ONES ? 1.0f : std * (float)random_normal(rng); }
-        for (size_t j = drawn; t->slots > 1 && j < t->size; j++) { p[j] = p[j - drawn]; }
-    }
-    for (int l = 0; l < c->L; l++) {
-        for (int e = 0; e < c->E; e++) { model->layer[l].mask[e] = e < start_experts; }
-    }
-}
-
-size_t activations_layout(GPT2* model, int B, int T, int training) {
-    // points every activation of fixed size into act_memory; returns how many floats that takes (call once without memory)
-    size_t n = 0, N = (size_t)B * T, C = (size_t)model->config.C, E = (size_t)model->config.E;
-    #define ROOM(pointer, type, count) do { pointer = (type*)(model->act_memory + (model->act_memory ? n : 0)); n += (count); } while (0)
-    for (int l = 0; l < model->config.L; l++) {
-        Layer* a = &model->layer[l];
-        ROOM(a->res, float, N * C);     ROOM(a->ln1, float, N * C);     ROOM(a->mean1, float, N);   ROOM(a->rstd1, float, N);
-        ROOM(a->qkv, float, N * 3 * C); ROOM(a->att, float, N * (size_t)model->config.NH * T);      ROOM(a->atty, float, N * C);
-        ROOM(a->mid, float, N * C);     ROOM(a->ln2, float, N * C);     ROOM(a->mean2, float, N);   ROOM(a->rstd2, float, N);
-        if (!model->config.moe[l]) { continue; }
-        ROOM(a->cosine, float, N * E);  ROOM(a->dgate, float, N * E);   ROOM(a->xnorm, float, N);
-        ROOM(a->open, int, N * E);      ROOM(a->k, int, N);             ROOM(a->row_of, int, N * E); ROOM(a->row_token, int, N * E);
-    }
-    ROOM(model->res, float, N * C);     ROOM(model->lnf, float, N * C); ROOM(model->meanf, float, N); ROOM(model->rstdf, float, N);
-    ROOM(model->logits, float, N * (size_t)model->config.Vp);           ROOM(model->losses, float, N); ROOM(model->lse, float, N);
-    if (training) {
-        ROOM(model->dres, float, N * C);     ROOM(model->dln, float, N * C);    ROOM(model->dqkv, float, N * 3 * C);
-        ROOM(model->datty, float, N * C);    ROOM(model->datt, float, (size_t)B * model->config.NH * QUERY_BLOCK * T);
-    }
-    #undef ROOM
-    return n;
-}
-
-void gpt2_alloc_activations(GPT2* model, int B, int T, int training) {
-    // one allocation for what has a fixed size; rows are added by rows_reserve when their number is known
-    model->max_B = B;
-    model->max_T = T;
-    model->act_bytes = activations_layout(model, B, T, training) * sizeof(float);
-    model->act_memory = (float*)alloc_zeroed(model->act_bytes / sizeof(float), sizeof(float), "activations");
-    activations_layout(model, B, T, training);
 }
 
 void rows_reserve(GPT2* model, Layer* a, size_t R) {
@@ -993,13 +888,49 @@ void rows_reserve(GPT2* model, Layer* a, size_t R) {
 }
 
 void gpt2_free(GPT2* model) {
-    for (int l = 0; l < model->config.L; l++) {
-        free(model->layer[l].xr);
-        free(model->layer[l].record_sum);
-    }
+    for (int l = 0; l < model->config.L; l++) { free(model->layer[l].xr); free(model->layer[l].record_sum); }
     free(model->params_memory); free(model->grads_memory); free(model->m_memory); free(model->v_memory);
     free(model->act_memory); free(model->drow_c);
     memset(model, 0, sizeof *model);
+}
+
+void orthogonal_rows(float* W, int E, int C, uint64_t* rng) {
+    // W (E, C), E <= C: orthonormal rows, by Gram-Schmidt in double, twice because once leaves rounding errors behind
+    double* w = (double*)alloc_zeroed((size_t)E * C, sizeof(double), "orthogonal rows");
+    for (int i = 0; i < E * C; i++) { w[i] = random_normal(rng); }
+    for (int pass = 0; pass < 2; pass++) {
+        for (int e = 0; e < E; e++) {
+            double norm = 0.0;
+            for (int j = 0; j < e; j++) {
+                double dot = 0.0;
+                for (int c = 0; c < C; c++) { dot += w[e * C + c] * w[j * C + c]; }
+                for (int c = 0; c < C; c++) { w[e * C + c] -= dot * w[j * C + c]; }
+            }
+            for (int c = 0; c < C; c++) { norm += w[e * C + c] * w[e * C + c]; }
+            for (int c = 0; c < C; c++) { w[e * C + c] /= sqrt(norm); }
+        }
+    }
+    for (int i = 0; i < E * C; i++) { W[i] = (float)w[i]; }
+    free(w);
+}
+
+void gpt2_init(GPT2* model, int start_experts, int copies, uint64_t* rng) {
+    // GPT-2's first values; in DynMoE layers orthonormal W, G = 0 and start_experts active ones. With copies all experts of a
+    // layer start equal (as in the authors' code), else each has its own random weights.
+    const Config* c = &model->config;
+    for (int i = 0; i < model->n_tensors; i++) {
+        const Tensor* t = &model->table[i];
+        float* p = model->params_memory + t->offset;
+        size_t drawn = copies ? t->size / t->slots : t->size;
+        float std = t->first == RESIDUAL ? 0.02f / sqrtf(2.0f * (float)c->L) : 0.02f;
+        if (t->first == ORTHOGONAL) { orthogonal_rows(p, c->E, c->C, rng); continue; }
+        if (p == model->params.wte) { drawn = (size_t)c->V * c->C; } // rows V.. stay zero
+        for (size_t j = 0; j < drawn; j++) { p[j] = t->first == ZEROS ? 0.0f : t->first == ONES ? 1.0f : std * (float)random_normal(rng); }
+        for (size_t j = drawn; t->slots > 1 && j < t->size; j++) { p[j] = p[j - drawn]; }
+    }
+    for (int l = 0; l < c->L; l++) {
+        for (int e = 0; e < c->E; e++) { model->layer[l].mask[e] = e < start_experts; }
+    }
 }
 
 // x (N, C) -> y (N, C), one DynMoE layer
@@ -1015,10 +946,10 @@ void moe_forward(GPT2* model, int l, float* y, const float* x, int N, int traini
     experts_forward(a->out, a->pre, a->act, a->xr, p->fcw, p->fcb, p->fcprojw, p->fcprojb, a->offset, E, C, c->H);
     combine_forward(y, a->out, a->row_of, a->k, N, C, E);
     if (!training) { return; }
-    a->aux[0] = diversity_forward(a->A, p->gatew, a->wnorm, a->mask, C, E);
-    a->aux[1] = simplicity_forward(a->wnorm, a->mask, E);
-    a->aux[2] = balance_forward(a->share, a->open, a->k, N, E);
-    a->aux[3] = efficiency_forward(a->k, N, E);
+    a->aux[0] = diversity_loss(NULL, p->gatew, a->wnorm, a->mask, 0.0f, C, E);
+    a->aux[1] = simplicity_loss(NULL, p->gatew, a->wnorm, a->mask, 0.0f, C, E);
+    a->aux[2] = balance_loss(NULL, a->open, a->k, 0.0f, N, E);
+    a->aux[3] = efficiency_loss(NULL, a->open, a->k, 0.0f, N, E);
     for (int i = 0; i < 4; i++) { model->aux += c->aux_weight[i] * a->aux[i]; }
     if (model->recording) { record_forward(a->record_count, a->record_sum, &a->record_unrouted, a->open, a->k, x, N, C, E); }
 }
@@ -1036,11 +967,11 @@ void moe_backward(GPT2* model, int l, float* dx, const float* dy, const float* x
     experts_backward(model->drow_c, model->drow_h, d->fcw, d->fcb, d->fcprojw, d->fcprojb, model->drow_c, a->xr, a->pre, a->act,
                      p->fcw, p->fcprojw, a->offset, E, C, c->H);
     gather_backward(dx, model->drow_c, a->row_of, N, C, E);
-    if (weight[2] != 0.0f) { balance_backward_add(a->dgate, a->share, a->open, a->k, weight[2], N, E); }
-    if (weight[3] != 0.0f) { efficiency_backward_add(a->dgate, a->open, a->k, weight[3], N, E); }
+    if (weight[2] != 0.0f) { balance_loss(a->dgate, a->open, a->k, weight[2], N, E); }
+    if (weight[3] != 0.0f) { efficiency_loss(a->dgate, a->open, a->k, weight[3], N, E); }
     gate_backward_add(dx, d->gatew, d->gateG, a->dgate, a->open, a->cosine, a->xnorm, a->wnorm, x, p->gatew, p->gateG, c->tau, N, C, E);
-    if (weight[0] != 0.0f) { diversity_backward(d->gatew, a->A, a->aux[0], p->gatew, a->wnorm, a->mask, weight[0], C, E); }
-    if (weight[1] != 0.0f) { simplicity_backward(d->gatew, p->gatew, a->wnorm, a->mask, weight[1], C, E); }
+    if (weight[0] != 0.0f) { diversity_loss(d->gatew, p->gatew, a->wnorm, a->mask, weight[0], C, E); }
+    if (weight[1] != 0.0f) { simplicity_loss(d->gatew, p->gatew, a->wnorm, a->mask, weight[1], C, E); }
 }
 
 // One block is two halves: res -> mid (attention) -> next layer's res (feed-forward)
@@ -1279,9 +1210,12 @@ void json_string(Json* j, char* out, size_t room) {
         if (c == '\\') {
             static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
             const char* at = ++j->p < j->end && *j->p ? strchr(from, *j->p) : NULL;
-            unsigned code = '?';
-            if (at == NULL && (j->end - j->p < 5 || sscanf(j->p, "u%4x", &code) != 1)) { json_bad(j, "unknown escape in a string"); }
-            c = at != NULL ? to[at - from] : code < 256 ? (char)code : '?'; // \u00XX is a byte, as json_print writes it
+            unsigned code = 0;
+            for (int i = 1; at == NULL && i < 5; i++) { // \u00XX is a byte, as json_print writes it
+                if (*j->p != 'u' || j->end - j->p < 5 || !isxdigit((unsigned char)j->p[i])) { json_bad(j, "unknown escape in a string"); }
+                code = code * 16 + (unsigned)(isdigit((unsigned char)j->p[i]) ? j->p[i] - '0' : (j->p[i] | 32) - 'a' + 10);
+            }
+            c = at != NULL ? to[at - from] : code < 256 ? (char)code : '?';
             j->p += at != NULL ? 0 : 4;
         }
         if (n + 1 >= room) { json_bad(j, "string too long"); }
@@ -1291,12 +1225,16 @@ void json_string(Json* j, char* out, size_t room) {
     json_expect(j, '"');
 }
 
-size_t json_size(Json* j) {
-    size_t n = 0;
-    if (!isdigit((unsigned char)json_peek(j))) { json_bad(j, "expected a number"); }
-    for (; j->p < j->end && isdigit((unsigned char)*j->p); j->p++) {
-        if (n > (SIZE_MAX - 9) / 10) { json_bad(j, "number too large"); }
-        n = n * 10 + (size_t)(*j->p - '0');
+int json_sizes(Json* j, size_t* out, int room) { // [1, 2, ...] of at most room numbers; returns how many
+    int n = 0;
+    json_expect(j, '[');
+    for (; json_more(j, ']', n == 0); n++) {
+        if (n == room) { json_bad(j, "too many numbers"); }
+        if (!isdigit((unsigned char)json_peek(j))) { json_bad(j, "expected a number"); }
+        for (out[n] = 0; j->p < j->end && isdigit((unsigned char)*j->p); j->p++) {
+            if (out[n] > (SIZE_MAX - 9) / 10) { json_bad(j, "number too large"); }
+            out[n] = out[n] * 10 + (size_t)(*j->p - '0');
+        }
     }
     return n;
 }
@@ -1309,121 +1247,37 @@ size_t dtype_size(const char* dtype) { // in bytes, 0 for what we do not know
 }
 
 void json_tensor(Json* j, SafeTensor* t, const unsigned char* data, size_t data_size) {
-    // {"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}
-    size_t offsets[2] = {0, 0}, n = 0;
-    int seen = 0;
+    // {"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}, in any order
+    size_t offsets[2] = {0, 0};
+    int n_dtype = 0, n_shape = 0, n_offsets = 0;
     char key[16];
     json_expect(j, '{');
     for (int first = 1; json_more(j, '}', first); first = 0) {
         json_string(j, key, sizeof key);
         json_expect(j, ':');
-        if (strcmp(key, "dtype") == 0) {
-            json_string(j, t->dtype, sizeof t->dtype);
-            seen += 1;
-        } else if (strcmp(key, "shape") == 0) {
-            json_expect(j, '[');
-            for (t->ndim = 0; json_more(j, ']', t->ndim == 0); t->ndim++) {
-                if (t->ndim == 8) { json_bad(j, "more than 8 dimensions"); }
-                t->shape[t->ndim] = json_size(j);
-            }
-            seen += 10;
-        } else if (strcmp(key, "data_offsets") == 0) {
-            json_expect(j, '[');
-            offsets[0] = json_size(j);
-            json_expect(j, ',');
-            offsets[1] = json_size(j);
-            json_expect(j, ']');
-            seen += 100;
-        } else {
-            json_bad(j, "unknown key in a tensor");
-        }
+        if (strcmp(key, "dtype") == 0 && n_dtype++ == 0) { json_string(j, t->dtype, sizeof t->dtype); }
+        else if (strcmp(key, "shape") == 0 && n_shape++ == 0) { t->ndim = json_sizes(j, t->shape, 8); }
+        else if (strcmp(key, "data_offsets") == 0 && n_offsets++ == 0) { if (json_sizes(j, offsets, 2) != 2) { json_bad(j, "not two data_offsets"); } }
+        else { json_bad(j, "an unknown or repeated key in a tensor"); }
     }
-    if (seen != 111) { json_bad(j, "a tensor needs dtype, shape and data_offsets, once each"); }
-    n = dtype_size(t->dtype);
-    if (n == 0) { json_bad(j, "unknown dtype"); }
+    if (n_dtype + n_shape + n_offsets != 3) { json_bad(j, "a tensor needs dtype, shape and data_offsets"); }
+    t->bytes = dtype_size(t->dtype);
+    if (t->bytes == 0) { json_bad(j, "unknown dtype"); }
     for (int i = 0; i < t->ndim; i++) {
-        if (t->shape[i] != 0 && n > SIZE_MAX / t->shape[i]) { json_bad(j, "shape too large"); }
-        n *= t->shape[i];
+        if (t->shape[i] != 0 && t->bytes > SIZE_MAX / t->shape[i]) { json_bad(j, "shape too large"); }
+        t->bytes *= t->shape[i];
     }
     if (offsets[0] > offsets[1] || offsets[1] > data_size) { json_bad(j, "data_offsets outside the file"); }
-    if (offsets[1] - offsets[0] != n) { json_bad(j, "data_offsets do not fit dtype and shape"); }
-    t->bytes = n;
+    if (offsets[1] - offsets[0] != t->bytes) { json_bad(j, "data_offsets do not fit dtype and shape"); }
     t->data = data + offsets[0];
 }
-
-int compare_names(const void* a, const void* b) { return strcmp(((const SafeTensor*)a)->name, ((const SafeTensor*)b)->name); }
 
 int compare_data(const void* a, const void* b) { // by place; an empty tensor before the one that starts where it stands
     const SafeTensor *x = (const SafeTensor*)a, *y = (const SafeTensor*)b;
     return x->data != y->data ? (x->data > y->data) - (x->data < y->data) : (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
-const unsigned char* map_file(const char* path, size_t* size) {
-    // the bytes of a file, mapped read-only; one clear line for everything that can be wrong with a path
-    struct stat st;
-    int fd = open(path, O_RDONLY);
-    if (fd < 0 || fstat(fd, &st) != 0) { die("check the path", "%s: %s", path, strerror(errno)); }
-    if (!S_ISREG(st.st_mode)) { die("give a file", "%s: not a regular file", path); }
-    if (st.st_size == 0) { die("fetch or make it again", "%s: the file is empty", path); }
-    void* map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED) { die(NULL, "%s: cannot map the file: %s", path, strerror(errno)); }
-    close(fd);
-    *size = (size_t)st.st_size;
-    return (const unsigned char*)map;
-}
-
-SafeFile safetensors_open(const char* path) {
-    // maps and checks a safetensors file; exits with one line that names the file and what is wrong
-    SafeFile f = {path, 0, 0, NULL, NULL, NULL, 0};
-    uint64_t header = 0;
-    char key[128];
-    f.map = (unsigned char*)(uintptr_t)map_file(path, &f.map_size);
-    for (int i = 7; i >= 0 && f.map_size >= 8; i--) { header = header << 8 | f.map[i]; }
-    Json j = {(const char*)f.map + 8, (const char*)f.map + 8, path};
-    if (f.map_size < 8 || header > f.map_size - 8) { json_bad(&j, "its length goes beyond the end of the file"); }
-    j.end += header;
-    const unsigned char* data = f.map + 8 + header;
-    size_t room = header / 40 + 1, data_size = f.map_size - 8 - header; // the shortest entry takes more than 40 bytes
-    f.tensors = (SafeTensor*)alloc_zeroed(room, sizeof(SafeTensor), "the header of a file");
-    f.meta = (char (*)[2][512])alloc_zeroed(header / 6 < 1024 ? header / 6 + 1 : 1024, sizeof *f.meta, "the header of a file");
-    json_expect(&j, '{');
-    for (int first = 1; json_more(&j, '}', first); first = 0) {
-        json_string(&j, key, sizeof key);
-        json_expect(&j, ':');
-        if (strcmp(key, "__metadata__") != 0) {
-            if ((size_t)f.n == room) { json_bad(&j, "too many tensors"); }
-            memcpy(f.tensors[f.n].name, key, sizeof key);
-            json_tensor(&j, &f.tensors[f.n++], data, data_size);
-            continue;
-        }
-        if (f.n_meta > 0) { json_bad(&j, "__metadata__ twice"); }
-        json_expect(&j, '{');
-        for (; json_more(&j, '}', f.n_meta == 0); f.n_meta++) {
-            if (f.n_meta == 1024) { json_bad(&j, "more than 1024 metadata"); }
-            json_string(&j, f.meta[f.n_meta][0], sizeof f.meta[0][0]);
-            json_expect(&j, ':');
-            json_string(&j, f.meta[f.n_meta][1], sizeof f.meta[0][1]);
-        }
-    }
-    if (json_peek(&j) != 0) { json_bad(&j, "something after the last }"); }
-    qsort(f.tensors, (size_t)f.n, sizeof(SafeTensor), compare_names);
-    for (int i = 1; i < f.n; i++) {
-        if (strcmp(f.tensors[i - 1].name, f.tensors[i].name) == 0) { die(NULL, "%s: %s: two tensors of this name", path, f.tensors[i].name); }
-    }
-    qsort(f.tensors, (size_t)f.n, sizeof(SafeTensor), compare_data);
-    for (int i = 0; i < f.n; i++) {
-        if (f.tensors[i].data != data) { die(NULL, "%s: %s: its data overlap or leave a gap", path, f.tensors[i].name); }
-        data += f.tensors[i].bytes;
-    }
-    if (data != f.map + f.map_size) { die("the file is damaged: copy or save it again", "%s: bytes after the last tensor", path); }
-    return f;
-}
-
-void safetensors_close(SafeFile* f) {
-    munmap(f->map, f->map_size);
-    free(f->tensors);
-    free(f->meta);
-}
+void safetensors_close(SafeFile* f) { munmap(f->map, f->map_size); free(f->tensors); free(f->meta); }
 
 const SafeTensor* safetensors_find(const SafeFile* f, const char* name) { // NULL if it is not there
     for (int i = 0; i < f->n; i++) { if (strcmp(f->tensors[i].name, name) == 0) { return &f->tensors[i]; } }
@@ -1435,18 +1289,100 @@ const char* safetensors_meta(const SafeFile* f, const char* key) { // NULL if it
     return NULL;
 }
 
-void json_print(FILE* out, const char* s, size_t n) { // a JSON string; bytes outside ASCII as \u00XX
+unsigned char* map_file(const char* path, size_t* size) { // the bytes of a file, mapped read-only
+    struct stat st;
+    int fd = open(path, O_RDONLY);
+    if (fd < 0 || fstat(fd, &st) != 0) { die("check the path", "%s: %s", path, strerror(errno)); }
+    if (!S_ISREG(st.st_mode) || st.st_size == 0) { die("give another file", "%s: %s", path, S_ISREG(st.st_mode) ? "the file is empty" : "not a regular file"); }
+    void* map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (map == MAP_FAILED) { die("close other programs, or copy the file to a local disk", "%s: cannot map the file: %s", path, strerror(errno)); }
+    close(fd);
+    *size = (size_t)st.st_size;
+    return (unsigned char*)map;
+}
+
+SafeFile safetensors_open(const char* path) {
+    // maps and checks a safetensors file; exits with one line that names the file and what is wrong
+    SafeFile f = {path, 0, 0, NULL, NULL, NULL, 0};
+    uint64_t header = 0;
+    char key[128];
+    f.map = map_file(path, &f.map_size);
+    for (int i = 7; i >= 0 && f.map_size >= 8; i--) { header = header << 8 | f.map[i]; }
+    Json j = {(const char*)f.map + 8, (const char*)f.map + 8, path};
+    if (f.map_size < 8 || header > f.map_size - 8) { json_bad(&j, "its length goes beyond the end of the file"); }
+    j.end += header;
+    const unsigned char* data = f.map + 8 + header;
+    size_t room = header / 40 + 1 < 8192 ? header / 40 + 1 : 8192, meta_room = header / 6 + 1 < 1024 ? header / 6 + 1 : 1024; // no entry is shorter
+    f.tensors = (SafeTensor*)alloc_zeroed(room, sizeof(SafeTensor), "the header of a file");
+    f.meta = (char (*)[2][512])alloc_zeroed(meta_room, sizeof *f.meta, "the header of a file");
+    json_expect(&j, '{');
+    for (int first = 1; json_more(&j, '}', first); first = 0) {
+        json_string(&j, key, sizeof key);
+        json_expect(&j, ':');
+        if (strcmp(key, "__metadata__") != 0) {
+            if ((size_t)f.n == room || safetensors_find(&f, key) != NULL) { json_bad(&j, f.n == 8192 ? "more than 8192 tensors" : "two tensors of one name"); }
+            memcpy(f.tensors[f.n].name, key, sizeof key);
+            json_tensor(&j, &f.tensors[f.n++], data, f.map_size - 8 - header);
+            continue;
+        }
+        if (f.n_meta > 0) { json_bad(&j, "__metadata__ twice"); }
+        json_expect(&j, '{');
+        for (; json_more(&j, '}', f.n_meta == 0); f.n_meta++) {
+            if ((size_t)f.n_meta == meta_room) { json_bad(&j, "too many metadata"); }
+            json_string(&j, f.meta[f.n_meta][0], sizeof f.meta[0][0]);
+            json_expect(&j, ':');
+            json_string(&j, f.meta[f.n_meta][1], sizeof f.meta[0][1]);
+        }
+    }
+    if (json_peek(&j) != 0 || j.p != j.end) { json_bad(&j, "something after the last }"); }
+    qsort(f.tensors, (size_t)f.n, sizeof(SafeTensor), compare_data);
+    for (int i = 0; i < f.n; i++) {
+        if (f.tensors[i].data != data) { die("the file is damaged: copy or save it again", "%s: %s: its data overlap or leave a gap", path, f.tensors[i].name); }
+        data += f.tensors[i].bytes;
+    }
+    if (data != f.map + f.map_size) { die("the file is damaged: copy or save it again", "%s: bytes after the last tensor", path); }
+    return f;
+}
+
+SafeTensor safe_tensor(const char* prefix, const char* name, const char* dtype, int ndim, const size_t* shape, const void* data) {
+    SafeTensor t;
+    memset(&t, 0, sizeof t);
+    snprintf(t.name, sizeof t.name, "%s%s", prefix, name);
+    snprintf(t.dtype, sizeof t.dtype, "%s", dtype);
+    t.ndim = ndim;
+    t.bytes = dtype_size(dtype);
+    for (int i = 0; i < ndim; i++) { t.shape[i] = shape[i]; t.bytes *= shape[i]; }
+    t.data = (const unsigned char*)data;
+    return t;
+}
+
+void json_print(FILE* out, const char* s) { // a JSON string; bytes outside ASCII as \u00XX
     fputc('"', out);
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)s[i];
+    for (; *s; s++) {
+        unsigned char c = (unsigned char)*s;
         if (c == '"' || c == '\\') { fprintf(out, "\\%c", c); } else if (c < 32 || c > 126) { fprintf(out, "\\u%04x", c); } else { fputc(c, out); }
     }
     fputc('"', out);
 }
 
+FILE* file_begin(char* temporary, const char* path) { // opens PATH.tmp for writing; temporary holds 1024
+    snprintf(temporary, 1024, "%s.tmp", path);
+    FILE* f = fopen(temporary, "wb");
+    if (f == NULL) { die("choose another folder", "%s: %s", temporary, strerror(errno)); }
+    return f;
+}
+
+void file_end(FILE* f, const char* temporary, const char* path) { // fsync, then rename: the file appears whole, or not at all
+    int bad = ferror(f) || fflush(f) != 0 || fsync(fileno(f)) != 0, why = errno;
+    if (fclose(f) == 0 && !bad && rename(temporary, path) == 0) { return; }
+    why = bad ? why : errno;
+    unlink(temporary);
+    die("free some space or choose another folder; what was there before is untouched", "%s: cannot write: %s", path, strerror(why));
+}
+
 void safetensors_save(const char* path, const SafeTensor* tensors, int n, const char* meta) {
-    // writes n tensors and the metadata, a list of JSON pairs `"key":"value",...`; temporary file, fsync, rename
-    char temporary[4096], *header = NULL;
+    // writes n tensors and the metadata, a list of JSON pairs `"key":"value",...`
+    char temporary[1024], *header = NULL;
     size_t length = 0, offset = 0;
     FILE* h = open_memstream(&header, &length);
     fprintf(h, "{\"__metadata__\":{%s}", meta);
@@ -1460,34 +1396,12 @@ void safetensors_save(const char* path, const SafeTensor* tensors, int n, const 
     fflush(h);
     while (length % 8 != 0) { fputc(' ', h); fflush(h); } // so that the data are aligned
     fclose(h);
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    FILE* f = fopen(temporary, "wb");
-    if (f == NULL) { die("check --out", "%s: %s", temporary, strerror(errno)); }
+    FILE* f = file_begin(temporary, path);
     for (int i = 0; i < 8; i++) { fputc((int)((uint64_t)length >> (8 * i) & 255), f); }
     fwrite(header, 1, length, f);
     for (int i = 0; i < n; i++) { if (tensors[i].bytes > 0) { fwrite(tensors[i].data, 1, tensors[i].bytes, f); } }
-    int bad = ferror(f) || fflush(f) != 0 || fsync(fileno(f)) != 0, why = errno;
-    if (fclose(f) != 0 || bad || rename(temporary, path) != 0) {
-        why = bad ? why : errno;
-        unlink(temporary);
-        die("free some space or choose another --out; what was there before is untouched", "%s: cannot write: %s", path, strerror(why));
-    }
+    file_end(f, temporary, path);
     free(header);
-}
-
-SafeTensor safe_tensor(const char* prefix, const char* name, const char* dtype, int ndim, const size_t* shape, const void* data) {
-    SafeTensor t;
-    memset(&t, 0, sizeof t);
-    snprintf(t.name, sizeof t.name, "%s%s", prefix, name);
-    snprintf(t.dtype, sizeof t.dtype, "%s", dtype);
-    t.ndim = ndim;
-    t.bytes = dtype_size(dtype);
-    for (int i = 0; i < ndim; i++) {
-        t.shape[i] = shape[i];
-        t.bytes *= shape[i];
-    }
-    t.data = (const unsigned char*)data;
-    return t;
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
@@ -1546,8 +1460,7 @@ typedef const char* text;
     X(text,  prompt,         "-p",  "",           0, 0,        "continue this text with the --init model and stop") \
     X(int,   generate,       "-gn", "256",        0, 1000000,  "tokens to generate, after training too") \
     X(float, temperature,    "-gt", "0.8",        0, 100,      "sampling temperature (0: always the most likely token)") \
-    X(int,   top_k_sample,   "-gk", "0",          0, 1000000,  "sample among this many most likely tokens (0: all)") \
-    X(text,  dump_logits,    "-dl", "",           0, 0,        "with --prompt: write the prompt's logits to this file")
+    X(int,   top_k_sample,   "-gk", "0",          0, 1000000,  "sample among this many most likely tokens (0: all)")
 
 typedef struct {
     #define X(type, field, twin, value, low, high, help) type field;
@@ -1555,219 +1468,116 @@ typedef struct {
     #undef X
 } Settings;
 
-typedef struct { const char *field, *type, *twin, *value; double low, high; const char* help; size_t place; } Flag;
+typedef struct { const char *field, *type, *twin, *value; double low, high; const char* help; size_t place; char name[32]; const char* now; } Flag;
 
-const Flag flag_table[] = {
-    #define X(type, field, twin, value, low, high, help) {#field, #type, twin, value, low, high, help, offsetof(Settings, field)},
+Flag flag_table[] = { // name and now, the value as text, are filled by flags_read
+    #define X(type, field, twin, value, low, high, help) {#field, #type, twin, value, low, high, help, offsetof(Settings, field), "", value},
     FLAGS(X)
     #undef X
 };
 #define N_FLAGS ((int)(sizeof flag_table / sizeof flag_table[0]))
 
-void flag_name(char* name, const Flag* f) { // train_fallback -> --train-fallback
-    snprintf(name, 32, "--%s", f->field);
-    for (char* p = name; *p; p++) { if (*p == '_') { *p = '-'; } }
-}
-
-void flag_set(Settings* s, const Flag* f, const char* value) {
-    char name[32], *end;
+void flag_set(Settings* s, Flag* f, const char* value) {
+    char* end;
     void* place = (char*)s + f->place;
-    flag_name(name, f);
-    if (strcmp(f->type, "text") == 0) {
-        if (strlen(value) > 500) { die_usage(NULL, "%s: more than 500 characters", name); }
-        *(text*)place = value;
-        return;
-    }
+    f->now = value;
+    if (strlen(value) > 500) { die_usage(NULL, "%s: more than 500 characters", f->name); }
+    if (strcmp(f->type, "text") == 0) { *(text*)place = value; return; }
     errno = 0;
     double x = strtod(value, &end);
     int whole = strcmp(f->type, "float") != 0;
     if (end == value || *end != '\0' || errno != 0 || !(x >= f->low && x <= f->high) || (whole && x != floor(x))) {
-        die_usage("--help lists flags and defaults", "%s %s: expected a %s from %g to %g", name, value, whole ? "whole number" : "number", f->low, f->high);
+        die_usage(NULL, "%s %s: expected a %s from %.10g to %.10g", f->name, value, whole ? "whole number" : "number", f->low, f->high);
     }
     if (whole) { *(int*)place = (int)x; } else { *(float*)place = (float)x; }
 }
 
-void flag_print(char* out, size_t room, const Settings* s, const Flag* f) { // the value as text
-    const void* place = (const char*)s + f->place;
-    if (strcmp(f->type, "text") == 0) { snprintf(out, room, "%s", *(const text*)place); }
-    else if (strcmp(f->type, "float") == 0) { snprintf(out, room, "%.9g", (double)*(const float*)place); }
-    else { snprintf(out, room, "%d", *(const int*)place); }
-}
-
-const Flag* flag_find(const char* name, size_t n) { // by long name or twin; NULL if there is no such flag
-    char full[32];
-    for (int i = 0; i < N_FLAGS; i++) {
-        flag_name(full, &flag_table[i]);
-        if ((strlen(full) == n && strncmp(full, name, n) == 0) || (strlen(flag_table[i].twin) == n && strncmp(flag_table[i].twin, name, n) == 0)) {
-            return &flag_table[i];
-        }
-    }
-    return NULL;
-}
-
 void flags_help(void) {
-    char name[64];
     printf("train_gpt2_dynmoe: trains a GPT-2 with DynMoE layers on the CPU\n\n  ./train_gpt2_dynmoe --data FILE [flags]\n\n");
     for (int i = 0; i < N_FLAGS; i++) {
         const Flag* f = &flag_table[i];
-        flag_name(name, f);
-        if (strcmp(f->type, "flag") != 0) { snprintf(name + strlen(name), 16, " %s", strcmp(f->type, "text") == 0 ? "TEXT" : strcmp(f->type, "int") == 0 ? "N" : "X"); }
-        printf("  %-21s %-4s %-11s %s\n", name, f->twin, strcmp(f->type, "flag") == 0 ? "" : f->value, f->help);
+        const char* kind = *f->type == 't' ? "TEXT" : *f->type == 'i' ? "N" : strcmp(f->type, "float") == 0 ? "X" : "";
+        printf("  %-17s %-4s %-4s %-10s  %s\n", f->name, kind, f->twin, strcmp(f->type, "flag") == 0 ? "" : f->value, f->help);
     }
 }
 
-void flags_apply(Settings* s, const char* list) { // "name=value name=value ..."
-    static char memory[1024]; // text values point into it
-    snprintf(memory, sizeof memory, "%s", list);
-    for (char* word = strtok(memory, " "); word != NULL; word = strtok(NULL, " ")) {
-        char* equals = strchr(word, '=');
-        *equals = '\0';
-        for (int i = 0; i < N_FLAGS; i++) { if (strcmp(flag_table[i].field, word) == 0) { flag_set(s, &flag_table[i], equals + 1); } }
-    }
-}
-
-void flags_parse(Settings* s, int argc, char** argv, int only_first) {
+void flags_parse(Settings* s, int argc, const char* const* argv, int only_first) {
     // --name value or --name=value. only_first: just the flags that set others, so that every other flag wins over them.
     for (int i = 1; i < argc; i++) {
-        const char* equals = strncmp(argv[i], "--", 2) == 0 ? strchr(argv[i], '=') : NULL;
-        const Flag* f = flag_find(argv[i], equals ? (size_t)(equals - argv[i]) : strlen(argv[i]));
-        const char* value = equals ? equals + 1 : "1";
+        const char *equals = strncmp(argv[i], "--", 2) == 0 ? strchr(argv[i], '=') : NULL, *value = equals ? equals + 1 : "1";
+        size_t n = equals ? (size_t)(equals - argv[i]) : strlen(argv[i]);
+        Flag* f = NULL;
+        for (int k = 0; k < N_FLAGS; k++) {
+            Flag* g = &flag_table[k];
+            if ((strlen(g->name) == n && strncmp(g->name, argv[i], n) == 0) || strcmp(g->twin, argv[i]) == 0) { f = g; }
+        }
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) { flags_help(); exit(0); }
-        if (f == NULL) { die_usage("--help lists all flags", "unknown flag %s", argv[i]); }
+        if (f == NULL) { die_usage(NULL, "unknown flag %s", argv[i]); }
         if (equals == NULL && strcmp(f->type, "flag") != 0) {
-            if (++i == argc) { die_usage("--help lists all flags", "%s needs a value", argv[i - 1]); }
+            if (++i == argc) { die_usage(NULL, "%s needs a value", f->name); }
             value = argv[i];
         }
         if (!only_first || !strcmp(f->field, "preset") || !strcmp(f->field, "depth") || !strcmp(f->field, "resume")) { flag_set(s, f, value); }
     }
 }
 
-Settings flags_read(int argc, char** argv) {
-    // defaults, then the flags of a resumed run, then --preset and --depth, then the command line as it stands
+Settings flags_read(int argc, const char* const* argv) {
+    // defaults, then the flags of a resumed run, or --preset and --depth; then the command line as it stands
+    static const char* const authors[] = {"", "--kgrad=detached", "--unit-norm=0", "--aux-balance=0.01", "--aux-efficiency=0.01", "--expert-init=copies"};
+    static SafeFile file; // stays open: flags of a resumed run point into it
     Settings s;
-    char list[256], key[64];
-    for (int i = 0; i < N_FLAGS; i++) { flag_set(&s, &flag_table[i], flag_table[i].value); }
+    static char dial[5][32];
+    char key[64];
+    const char* const dial_argv[6] = {"", dial[0], dial[1], dial[2], dial[3], dial[4]};
+    for (int i = 0; i < N_FLAGS; i++) {
+        snprintf(flag_table[i].name, sizeof flag_table[i].name, "--%s", flag_table[i].field);
+        for (char* p = flag_table[i].name; *p; p++) { if (*p == '_') { *p = '-'; } }
+        flag_set(&s, &flag_table[i], flag_table[i].value);
+    }
     flags_parse(&s, argc, argv, 1);
     if (*s.resume) {
-        static SafeFile f; // stays open: text values point into it
-        f = safetensors_open(s.resume);
+        file = safetensors_open(s.resume);
         for (int i = 0; i < N_FLAGS; i++) {
             snprintf(key, sizeof key, "flag.%s", flag_table[i].field);
-            if (safetensors_meta(&f, key) != NULL && strcmp(flag_table[i].field, "resume") != 0) { flag_set(&s, &flag_table[i], safetensors_meta(&f, key)); }
+            const char* value = safetensors_meta(&file, key);
+            if (value != NULL && strcmp(flag_table[i].field, "resume") != 0) { flag_set(&s, &flag_table[i], value); }
         }
-        flags_parse(&s, argc, argv, 1);
-    } else if (strcmp(s.preset, "authors") == 0) {
-        flags_apply(&s, "kgrad=detached unit_norm=0 aux_balance=0.01 aux_efficiency=0.01 expert_init=copies");
-    } else if (strcmp(s.preset, "paper") != 0) {
-        die_usage("paper or authors", "--preset %s: no such preset", s.preset);
-    }
-    if (s.depth > 0 && !*s.resume) {
-        snprintf(list, sizeof list, "layers=%d heads=%d channels=%d context=%d lr=%g", s.depth, s.depth, 64 * s.depth, s.depth > 4 ? 256 : 64,
-                 1e-3 * sqrt(2.0 / s.depth)); // the width of the default, 128 channels, has lr 1e-3
-        flags_apply(&s, list);
+    } else {
+        if (strcmp(s.preset, "authors") == 0) { flags_parse(&s, 6, authors, 0); }
+        else if (strcmp(s.preset, "paper") != 0) { die_usage("paper or authors", "--preset %s: no such preset", s.preset); }
+        if (s.depth > 0) { // the learning rate falls with the root of the width; the default, 128 channels, has 0.001
+            snprintf(dial[0], 32, "--layers=%d", s.depth);
+            snprintf(dial[1], 32, "--heads=%d", s.depth);
+            snprintf(dial[2], 32, "--channels=%d", 64 * s.depth);
+            snprintf(dial[3], 32, "--context=%d", s.depth > 4 ? 256 : 64);
+            snprintf(dial[4], 32, "--lr=%.4g", 1e-3 * sqrt(2.0 / s.depth));
+            flags_parse(&s, 6, dial_argv, 0);
+        }
     }
     flags_parse(&s, argc, argv, 0);
     return s;
 }
 
-void config_check(const Config* c) { // sizes from flags or from a file, before anything is allocated
-    if (c->L < 1 || c->L > MAX_LAYERS || c->T < 1 || c->C < 1 || c->C > 65536 || c->NH < 1 || c->V < 1 || c->Vp < c->V || c->E < 0 || c->E > MAX_EXPERTS) {
-        die(NULL, "impossible sizes: layers %d, context %d, channels %d, heads %d, vocabulary %d of %d, experts %d", c->L, c->T, c->C, c->NH, c->V, c->Vp, c->E);
-    }
-    if (c->C % c->NH != 0) { die_usage("channels must be a multiple of heads", "--channels %d with --heads %d: does not divide", c->C, c->NH); }
-    if (c->E > c->C) { die_usage("orthonormal rows of W need experts <= channels", "--experts %d with --channels %d", c->E, c->C); }
-}
-
-void moe_layers_parse(Config* c, const char* list) { // every2, all, none, or 0,2,5
-    for (int l = 0; l < MAX_LAYERS; l++) { c->moe[l] = l < c->L && (!strcmp(list, "all") || (!strcmp(list, "every2") && l % 2 == 0)); }
-    if (!strcmp(list, "all") || !strcmp(list, "every2") || !strcmp(list, "none") || *list == '\0') { return; }
-    for (const char* p = list; ; p++) {
+int config_moe_layers(Config* c, const char* list) { // every2, all, none, or 0,2,5; returns how many
+    int n = 0, named = !strcmp(list, "all") || !strcmp(list, "every2") || !strcmp(list, "none") || *list == '\0';
+    for (int l = 0; l < c->L; l++) { c->moe[l] = !strcmp(list, "all") || (!strcmp(list, "every2") && l % 2 == 0); }
+    for (const char* p = list; !named; p++) {
         char* end;
         long l = strtol(p, &end, 10);
-        if (end == p || (*end != ',' && *end != '\0') || l < 0 || l >= c->L) {
+        if (!isdigit((unsigned char)*p) || (*end != ',' && *end != '\0') || l >= c->L) {
             die_usage("every2, all, none, or numbers below --layers with commas between", "--moe-layers %s: not a list of layers below %d", list, c->L);
         }
         c->moe[l] = 1;
-        if (*end == '\0') { return; }
+        named = *end == '\0';
         p = end;
     }
+    for (int l = 0; l < c->L; l++) { n += c->moe[l]; }
+    return n;
 }
 
 int either(const char* name, const char* value, const char* no, const char* yes) { // 0 for no, 1 for yes
-    if (strcmp(value, no) != 0 && strcmp(value, yes) != 0) { die_usage("--help lists all flags", "%s %s: expected %s or %s", name, value, no, yes); }
+    if (strcmp(value, no) != 0 && strcmp(value, yes) != 0) { die_usage(NULL, "%s %s: expected %s or %s", name, value, no, yes); }
     return strcmp(value, yes) == 0;
-}
-
-void config_routing(Config* c, const Settings* s) { // the flags that are not sizes
-    c->tau = s->gate_scale;
-    c->normalised = either("--kgrad", s->kgrad, "detached", "normalised");
-    c->train_fallback = s->train_fallback;
-    c->aux_weight[0] = s->aux_diversity;
-    c->aux_weight[1] = s->aux_simplicity;
-    c->aux_weight[2] = s->aux_balance;
-    c->aux_weight[3] = s->aux_efficiency;
-}
-
-Config config_from_flags(const Settings* s, int V) {
-    Config c;
-    memset(&c, 0, sizeof c);
-    c.T = s->context; c.L = s->layers; c.NH = s->heads; c.C = s->channels; c.H = 4 * s->channels; c.E = s->experts;
-    c.V = V;
-    c.Vp = (V + 127) / 128 * 128;
-    moe_layers_parse(&c, s->moe_layers);
-    config_routing(&c, s);
-    config_check(&c);
-    if (s->start_experts > s->experts || s->min_experts > s->experts) { die_usage(NULL, "--start-experts and --min-experts cannot be above --experts %d", s->experts); }
-    return c;
-}
-
-// ----------------------------------------------------------------------------------------------------------------------
-// Checkpoints: parameters, masks, and what an exact continuation needs: moments, records, random states, flags
-
-typedef struct {        // where a run is
-    int step;           // steps done
-    uint64_t rng_data, rng_sample;
-    float best_val;     // nats
-} Progress;
-
-void checkpoint_save(const GPT2* model, const Settings* s, const Progress* p, const char* path) {
-    const Config* c = &model->config;
-    static const char* prefix[] = {"", "adam_m/", "adam_v/"};
-    const float* memory[] = {model->params_memory, model->m_memory, model->v_memory};
-    SafeTensor* t = (SafeTensor*)alloc_zeroed((size_t)(3 * model->n_tensors + 4 * c->L), sizeof(SafeTensor), "a checkpoint");
-    size_t one = 1, E = (size_t)c->E, C = (size_t)c->C, length;
-    int n = 0;
-    char name[64], value[512], *meta;
-    FILE* f = open_memstream(&meta, &length);
-    for (int k = 0; k < 3; k++) {
-        for (int i = 0; i < model->n_tensors; i++) {
-            const Tensor* a = &model->table[i];
-            t[n++] = safe_tensor(prefix[k], a->name, "F32", a->ndim, a->shape, memory[k] + a->offset);
-        }
-    }
-    fprintf(f, "\"format\":\"dynmoe-checkpoint 1\",\"model\":\"gpt2\",\"L\":\"%d\",\"NH\":\"%d\",\"C\":\"%d\",\"T\":\"%d\",\"V\":\"%d\",\"Vp\":\"%d\",\"E\":\"%d\","
-            "\"scale\":\"%.9g\",\"step\":\"%d\",\"rng_data\":\"%" PRIu64 "\",\"rng_sample\":\"%" PRIu64 "\",\"best_val\":\"%.9g\",\"recording\":\"%d\",\"moe_layers\":\"",
-            c->L, c->NH, c->C, c->T, c->V, c->Vp, c->E, (double)c->tau, p->step, p->rng_data, p->rng_sample, (double)p->best_val, model->recording);
-    for (int l = 0, first = 1; l < c->L; l++) {
-        const Layer* a = &model->layer[l];
-        if (!c->moe[l]) { continue; }
-        fprintf(f, first ? "%d" : ",%d", l);
-        first = 0;
-        snprintf(name, sizeof name, "h.%d.moe.mask", l);        t[n++] = safe_tensor("", name, "I32", 1, &E, a->mask);
-        snprintf(name, sizeof name, "record/h.%d.count", l);    t[n++] = safe_tensor("", name, "I64", 1, &E, a->record_count);
-        snprintf(name, sizeof name, "record/h.%d.sum", l);      t[n++] = safe_tensor("", name, "F64", 1, &C, a->record_sum);
-        snprintf(name, sizeof name, "record/h.%d.unrouted", l); t[n++] = safe_tensor("", name, "I64", 1, &one, &a->record_unrouted);
-    }
-    fprintf(f, "\"");
-    for (int i = 0; i < N_FLAGS; i++) {
-        flag_print(value, sizeof value, s, &flag_table[i]);
-        fprintf(f, ",\"flag.%s\":", flag_table[i].field);
-        json_print(f, value, strlen(value));
-    }
-    fclose(f);
-    safetensors_save(path, t, n, meta);
-    free(meta);
-    free(t);
 }
 
 const char* meta_text(const SafeFile* f, const char* key) {
@@ -1783,63 +1593,114 @@ int meta_int(const SafeFile* f, const char* key, int low, int high) {
     return (int)x;
 }
 
-Config config_from_file(const SafeFile* f) { // the sizes; the rest is config_routing's
+Config config_make(const Settings* s, int V, const SafeFile* f) {
+    // the sizes from the flags and the vocabulary V, or from a checkpoint f; the rest from the flags
     Config c;
     memset(&c, 0, sizeof c);
-    c.L = meta_int(f, "L", 1, MAX_LAYERS);
-    c.T = meta_int(f, "T", 1, 1 << 20);
-    c.NH = meta_int(f, "NH", 1, 65536);
-    c.C = meta_int(f, "C", 1, 65536);
-    c.H = 4 * c.C;
-    c.V = meta_int(f, "V", 1, 1 << 24);
-    c.Vp = meta_int(f, "Vp", c.V, (1 << 24) + 128);
-    c.E = meta_int(f, "E", 0, MAX_EXPERTS);
-    moe_layers_parse(&c, meta_text(f, "moe_layers"));
-    config_check(&c);
+    c.L  = f ? meta_int(f, "L", 1, MAX_LAYERS) : s->layers;
+    c.T  = f ? meta_int(f, "T", 1, 65536) : s->context;
+    c.C  = f ? meta_int(f, "C", 1, 65536) : s->channels;
+    c.NH = f ? meta_int(f, "NH", 1, 1024) : s->heads;
+    c.E  = f ? meta_int(f, "E", 0, MAX_EXPERTS) : s->experts;
+    c.V  = f ? meta_int(f, "V", 1, 1 << 24) : V;
+    c.Vp = f ? meta_int(f, "Vp", c.V, (1 << 24) + 128) : (V + 127) / 128 * 128;
+    c.H  = 4 * c.C;
+    c.tau = f ? strtof(meta_text(f, "scale"), NULL) : s->gate_scale;
+    int moe = config_moe_layers(&c, f ? meta_text(f, "moe_layers") : s->moe_layers);
+    c.normalised = either("--kgrad", s->kgrad, "detached", "normalised");
+    c.train_fallback = s->train_fallback;
+    const float weights[4] = {s->aux_diversity, s->aux_simplicity, s->aux_balance, s->aux_efficiency};
+    memcpy(c.aux_weight, weights, sizeof weights);
+    if (c.C % c.NH != 0) { die_usage("channels must be a multiple of heads", "%d channels do not divide into %d heads", c.C, c.NH); }
+    if (c.E > c.C) { die_usage("orthonormal rows of W need experts <= channels", "%d experts, %d channels", c.E, c.C); }
+    if (f == NULL && moe > 0 && (s->start_experts > c.E || s->min_experts > c.E)) { die_usage(NULL, "--start-experts or --min-experts is above --experts %d", c.E); }
+    if (moe == 0) { c.E = 0; } // a plain GPT-2
     return c;
 }
 
-void load_tensor(const SafeFile* f, const char* prefix, const char* name, const char* dtype, size_t bytes, int ndim, const size_t* shape, void* out) {
-    char full[128];
-    snprintf(full, sizeof full, "%s%s", prefix, name);
-    const SafeTensor* t = safetensors_find(f, full);
-    if (t == NULL) { die("give a checkpoint that this program saved", "%s: no tensor %s", f->path, full); }
-    int same = strcmp(t->dtype, dtype) == 0 && t->ndim == ndim && t->bytes == bytes;
-    for (int i = 0; same && i < ndim; i++) { same = t->shape[i] == shape[i]; }
-    if (!same) { die("the file does not fit its own metadata", "%s: tensor %s has another dtype or shape than the model", f->path, full); }
-    memcpy(out, t->data, bytes);
+// ----------------------------------------------------------------------------------------------------------------------
+// Checkpoints: parameters, masks, and what an exact continuation needs: moments, records, random states, flags
+
+typedef struct {        // where a run is
+    int step;           // steps done
+    uint64_t rng_data, rng_sample;
+    float best_val;     // nats
+} Progress;
+
+int checkpoint_tensors(GPT2* model, SafeTensor* t, int complete) {
+    // lists what a checkpoint holds, as pointers into the model; saving writes them, loading fills them. Returns how many.
+    static const char* prefix[] = {"", "adam_m/", "adam_v/"};
+    float* memory[] = {model->params_memory, model->m_memory, model->v_memory};
+    size_t one = 1, E = (size_t)model->config.E, C = (size_t)model->config.C;
+    int n = 0;
+    char name[64];
+    for (int k = 0; k < (complete ? 3 : 1); k++) {
+        for (int i = 0; i < model->n_tensors; i++) {
+            const Tensor* a = &model->table[i];
+            t[n++] = safe_tensor(prefix[k], a->name, "F32", a->ndim, a->shape, memory[k] + a->offset);
+        }
+    }
+    for (int l = 0; l < model->config.L; l++) {
+        Layer* a = &model->layer[l];
+        if (!model->config.moe[l]) { continue; }
+        snprintf(name, sizeof name, "h.%d.moe.mask", l);        t[n++] = safe_tensor("", name, "I32", 1, &E, a->mask);
+        if (!complete) { continue; }
+        snprintf(name, sizeof name, "record/h.%d.count", l);    t[n++] = safe_tensor("", name, "I64", 1, &E, a->record_count);
+        snprintf(name, sizeof name, "record/h.%d.sum", l);      t[n++] = safe_tensor("", name, "F64", 1, &C, a->record_sum);
+        snprintf(name, sizeof name, "record/h.%d.unrouted", l); t[n++] = safe_tensor("", name, "I64", 1, &one, &a->record_unrouted);
+    }
+    return n;
+}
+
+void moe_layers_print(char* out, const Config* c) { // "0,2,5"; out holds 512
+    char* p = out;
+    *out = '\0';
+    for (int l = 0; l < c->L; l++) { if (c->moe[l]) { p += sprintf(p, p > out ? ",%d" : "%d", l); } }
+}
+
+void checkpoint_save(GPT2* model, const Progress* p, const char* path) {
+    const Config* c = &model->config;
+    SafeTensor* t = (SafeTensor*)alloc_zeroed((size_t)(3 * model->n_tensors + 4 * c->L), sizeof(SafeTensor), "a checkpoint");
+    char list[512], *meta;
+    size_t length;
+    FILE* f = open_memstream(&meta, &length);
+    moe_layers_print(list, c);
+    fprintf(f, "\"format\":\"dynmoe-checkpoint 1\",\"model\":\"gpt2\",\"L\":\"%d\",\"NH\":\"%d\",\"C\":\"%d\",\"T\":\"%d\",\"V\":\"%d\",\"Vp\":\"%d\",\"E\":\"%d\","
+            "\"scale\":\"%.9g\",\"moe_layers\":\"%s\",\"step\":\"%d\",\"rng_data\":\"%" PRIu64 "\",\"rng_sample\":\"%" PRIu64 "\",\"best_val\":\"%.9g\",\"recording\":\"%d\"",
+            c->L, c->NH, c->C, c->T, c->V, c->Vp, c->E, (double)c->tau, list, p->step, p->rng_data, p->rng_sample, (double)p->best_val, model->recording);
+    for (int i = 0; i < N_FLAGS; i++) {
+        fprintf(f, ",\"flag.%s\":", flag_table[i].field);
+        json_print(f, flag_table[i].now);
+    }
+    fclose(f);
+    safetensors_save(path, t, checkpoint_tensors(model, t, 1), meta);
+    free(meta);
+    free(t);
 }
 
 void checkpoint_load(GPT2* model, const SafeFile* f, Progress* p) {
     // parameters and masks; with p not NULL also all that an exact continuation needs
-    const Config* c = &model->config;
-    size_t one = 1, E = (size_t)c->E, C = (size_t)c->C;
-    char name[64];
-    for (int i = 0; i < model->n_tensors; i++) {
-        const Tensor* t = &model->table[i];
-        load_tensor(f, "", t->name, "F32", t->size * 4, t->ndim, t->shape, model->params_memory + t->offset);
-        if (p == NULL) { continue; }
-        load_tensor(f, "adam_m/", t->name, "F32", t->size * 4, t->ndim, t->shape, model->m_memory + t->offset);
-        load_tensor(f, "adam_v/", t->name, "F32", t->size * 4, t->ndim, t->shape, model->v_memory + t->offset);
+    SafeTensor* t = (SafeTensor*)alloc_zeroed((size_t)(3 * model->n_tensors + 4 * model->config.L), sizeof(SafeTensor), "a checkpoint");
+    int n = checkpoint_tensors(model, t, p != NULL);
+    for (int i = 0; i < n; i++) {
+        const SafeTensor* found = safetensors_find(f, t[i].name);
+        if (found == NULL) { die("give a checkpoint that this program saved", "%s: no tensor %s", f->path, t[i].name); }
+        if (strcmp(found->dtype, t[i].dtype) != 0 || found->ndim != t[i].ndim || memcmp(found->shape, t[i].shape, (size_t)t[i].ndim * sizeof(size_t)) != 0) {
+            die("the file does not fit its own metadata", "%s: tensor %s has another dtype or shape than the model", f->path, t[i].name);
+        }
+        memcpy((void*)(uintptr_t)t[i].data, found->data, t[i].bytes);
     }
-    for (int l = 0; l < c->L; l++) {
-        Layer* a = &model->layer[l];
-        if (!c->moe[l]) { continue; }
-        snprintf(name, sizeof name, "h.%d.moe.mask", l);
-        load_tensor(f, "", name, "I32", E * 4, 1, &E, a->mask);
-        for (int e = 0; e < c->E; e++) { if (a->mask[e] != 0 && a->mask[e] != 1) { die("the file is damaged", "%s: %s is not 0 or 1", f->path, name); } }
-        if (p == NULL) { continue; }
-        snprintf(name, sizeof name, "h.%d.count", l);    load_tensor(f, "record/", name, "I64", E * 8, 1, &E, a->record_count);
-        snprintf(name, sizeof name, "h.%d.sum", l);      load_tensor(f, "record/", name, "F64", C * 8, 1, &C, a->record_sum);
-        snprintf(name, sizeof name, "h.%d.unrouted", l); load_tensor(f, "record/", name, "I64", 8, 1, &one, &a->record_unrouted);
+    for (int l = 0; l < model->config.L; l++) {
+        for (int e = 0; e < model->config.E; e++) { if (model->layer[l].mask[e] >> 1) { die("the file is damaged", "%s: the mask of layer %d is not 0 or 1", f->path, l); } }
     }
+    free(t);
     if (p == NULL) { return; }
     model->recording = meta_int(f, "recording", 0, 1);
     p->step = meta_int(f, "step", 0, 2000000000);
     p->rng_data = strtoull(meta_text(f, "rng_data"), NULL, 10);
     p->rng_sample = strtoull(meta_text(f, "rng_sample"), NULL, 10);
     p->best_val = strtof(meta_text(f, "best_val"), NULL);
-    if (p->rng_data == 0 || p->rng_sample == 0) { die("the file is damaged", "%s: a random state of 0", f->path); }
+    if (p->rng_data == 0 || p->rng_sample == 0) { die("the file is damaged", "%s: a random state is 0 or missing", f->path); }
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
@@ -1848,13 +1709,12 @@ void checkpoint_load(GPT2* model, const SafeFile* f, Progress* p) {
 typedef struct { const unsigned char* bytes; size_t n; } Shard;         // n tokens
 typedef struct { Shard* shard; int n, width; const char* path; } Data;  // width: bytes per token, 1 or 2
 
-int data_token(const Data* d, const Shard* s, size_t i) { return d->width == 1 ? s->bytes[i] : s->bytes[2 * i] | s->bytes[2 * i + 1] << 8; }
-
 int is_bin(const char* path) { size_t n = strlen(path); return n > 4 && strcmp(path + n - 4, ".bin") == 0; }
 
 void data_add(Data* d, const char* path) { // maps one file, checks its header
     size_t size;
-    Shard s = {map_file(path, &size), size};
+    Shard s = {map_file(path, &size), 0};
+    s.n = size;
     if (is_bin(path)) {
         int32_t header[3] = {0, 0, 0};
         if (size >= 1024) { memcpy(header, s.bytes, sizeof header); }
@@ -1869,11 +1729,11 @@ void data_add(Data* d, const char* path) { // maps one file, checks its header
     d->shard[d->n++] = s;
 }
 
-Data data_open(const char* pattern) {
+Data data_open(const char* pattern) { // a file, or a pattern like 'shards/train_*.bin'
     Data d = {NULL, 0, is_bin(pattern) ? 2 : 1, pattern};
     glob_t g;
     if (access(pattern, F_OK) == 0) { data_add(&d, pattern); return d; }
-    if (glob(pattern, 0, NULL, &g) != 0) { die("check the path; data/languages makes the default text (make data)", "%s: no such file", pattern); }
+    if (glob(pattern, 0, NULL, &g) != 0) { die("check the path; make data writes the default text, data/languages_train.txt", "%s: no such file", pattern); }
     for (size_t i = 0; i < g.gl_pathc; i++) { data_add(&d, g.gl_pathv[i]); }
     globfree(&g);
     return d;
@@ -1882,91 +1742,84 @@ Data data_open(const char* pattern) {
 Data data_split(Data* train) { // takes the last 10 percent of the last file away from train
     Data val = {(Shard*)alloc_zeroed(1, sizeof(Shard), "data"), 1, train->width, train->path};
     Shard* last = &train->shard[train->n - 1];
-    size_t keep = last->n - last->n / 10;
-    val.shard[0].bytes = last->bytes + keep * (size_t)train->width;
-    val.shard[0].n = last->n - keep;
-    last->n = keep;
+    val.shard[0].n = last->n / 10;
+    last->n -= val.shard[0].n;
+    val.shard[0].bytes = last->bytes + last->n * (size_t)train->width;
     return val;
 }
 
-size_t data_windows(const Data* d, int T) { // how many windows of T tokens and their targets, side by side
+size_t shard_places(const Shard* s, int T, int stride) { // where T tokens and a target fit: at 0, stride, 2 stride, ...
+    return s->n > (size_t)T ? (s->n - 1 - (size_t)T) / (size_t)stride + 1 : 0;
+}
+
+size_t data_places(const Data* d, int T, int stride) { // the same over all shards; at least one, or one clear line
     size_t n = 0;
-    for (int i = 0; i < d->n; i++) { n += d->shard[i].n > 0 ? (d->shard[i].n - 1) / (size_t)T : 0; }
+    for (int i = 0; i < d->n; i++) { n += shard_places(&d->shard[i], T, stride); }
+    if (n == 0) { die("give more text, lower --context, or name a --val file", "%s: no room for %d tokens and a target", d->path, T); }
     return n;
 }
 
-void data_read(const Data* d, const Shard* s, size_t at, int* x, int* y, int T, int V) { // x (T) tokens from at, y (T) the next ones
+void data_read(const Data* d, size_t place, int stride, int* x, int* y, int T, int V) { // x (T) from that place on, y (T) one later
+    const Shard* s = d->shard;
+    for (; place >= shard_places(s, T, stride); s++) { place -= shard_places(s, T, stride); }
     for (int t = 0; t <= T; t++) {
-        int token = data_token(d, s, at + (size_t)t);
-        if (token >= V) { die("give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d", d->path, token, at + (size_t)t, V); }
+        size_t i = place * (size_t)stride + (size_t)t;
+        int token = d->width == 1 ? s->bytes[i] : s->bytes[2 * i] | s->bytes[2 * i + 1] << 8;
+        if (token >= V) { die("give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d", d->path, token, i, V); }
         if (t < T) { x[t] = token; }
         if (t > 0) { y[t - 1] = token; }
     }
 }
 
-void data_window(const Data* d, size_t window, int* x, int* y, int T, int V) { // window number w of all shards
-    const Shard* s = d->shard;
-    for (; window >= (s->n > 0 ? (s->n - 1) / (size_t)T : 0); s++) { window -= s->n > 0 ? (s->n - 1) / (size_t)T : 0; }
-    data_read(d, s, window * (size_t)T, x, y, T, V);
-}
-
-void data_random(const Data* d, uint64_t* rng, int* x, int* y, int B, int T, int V) { // B windows that start anywhere
-    size_t places = 0;
-    for (int i = 0; i < d->n; i++) { places += d->shard[i].n > (size_t)T ? d->shard[i].n - (size_t)T : 0; }
-    if (places == 0) { die("give more text or lower --context", "%s: no room for %d tokens and a target", d->path, T); }
+void data_batch(const Data* d, uint64_t* rng, int* x, int* y, int B, int T, int V) { // B windows that start anywhere
+    size_t places = data_places(d, T, 1);
     for (int b = 0; b < B; b++) {
-        const Shard* s = d->shard;
-        uint64_t high = random_u32(rng), at = (high << 32 | random_u32(rng)) % places;
-        for (; at >= (s->n > (size_t)T ? s->n - (size_t)T : 0); s++) { at -= s->n > (size_t)T ? s->n - (size_t)T : 0; }
-        data_read(d, s, at, x + (size_t)b * T, y + (size_t)b * T, T, V);
+        uint64_t high = random_u32(rng);
+        data_read(d, (high << 32 | random_u32(rng)) % places, 1, x + (size_t)b * T, y + (size_t)b * T, T, V);
     }
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
 // Watching: who uses which expert, on the terminal and in log.jsonl
 
-typedef struct { double tokens, rows, none, load[MAX_EXPERTS], hist[MAX_EXPERTS + 1]; } Routing; // one layer; hist: tokens by k
+typedef struct { double tokens, rows, none, load[MAX_EXPERTS], hist[MAX_EXPERTS + 1]; int experts; } Routing; // one layer; hist: tokens by k
 
-void routing_add(Routing* r, const Layer* a, int N, int E) {
-    r->tokens += N;
-    r->rows += a->R;
-    r->none += a->unrouted;
-    for (int e = 0; e < E; e++) { r->load[e] += a->offset[e + 1] - a->offset[e]; }
-    for (int i = 0; i < N; i++) { r->hist[a->k[i]]++; }
-}
-
-int experts_active(const Layer* a, int E) {
-    int n = 0;
-    for (int e = 0; e < E; e++) { n += a->mask[e]; }
-    return n;
-}
-
-const char* shade(double share) { // a cell of the heat map, 0 to 1; two characters wide
-    static const char* blocks[] = {"  ", "\xe2\x96\x91\xe2\x96\x91", "\xe2\x96\x92\xe2\x96\x92", "\xe2\x96\x93\xe2\x96\x93", "\xe2\x96\x88\xe2\x96\x88"};
-    static const char* ascii[] = {"  ", "..", "::", "++", "##"};
-    const char* where[] = {getenv("LC_ALL"), getenv("LC_CTYPE"), getenv("LANG")};
-    int utf8 = 0, level = share <= 0.0 ? 0 : share < 0.25 ? 1 : share < 0.5 ? 2 : share < 0.75 ? 3 : 4;
-    for (int i = 0, set = 0; i < 3 && !set; i++) { // the first of the three that is set decides
-        set = where[i] != NULL && *where[i];
-        utf8 = set && (strstr(where[i], "UTF-8") || strstr(where[i], "utf8"));
+void routing_add(Routing* r, const GPT2* model) { // r (L): adds what the last forward did
+    for (int l = 0; l < model->config.L; l++) {
+        const Layer* a = &model->layer[l];
+        if (!model->config.moe[l]) { continue; }
+        r[l].tokens += model->B * model->T;
+        r[l].rows += a->R;
+        r[l].none += a->unrouted;
+        r[l].experts = 0;
+        for (int e = 0; e < model->config.E; e++) { r[l].load[e] += a->offset[e + 1] - a->offset[e]; r[l].experts += a->mask[e]; }
+        for (int i = 0; i < model->B * model->T; i++) { r[l].hist[a->k[i]]++; }
     }
-    return isatty(STDOUT_FILENO) && utf8 ? blocks[level] : ascii[level];
+}
+
+const char* shade(double share) { // a cell of the heat map, two columns wide; blocks on a UTF-8 terminal
+    static const char* cells[2][5] = {{"  ", "..", "::", "++", "##"},
+        {"  ", "\xe2\x96\x91\xe2\x96\x91", "\xe2\x96\x92\xe2\x96\x92", "\xe2\x96\x93\xe2\x96\x93", "\xe2\x96\x88\xe2\x96\x88"}};
+    const char* names[] = {"LC_ALL", "LC_CTYPE", "LANG"}; // the first that is set decides
+    const char* locale = "";
+    for (int i = 0; i < 3 && !*locale; i++) { if (getenv(names[i]) != NULL) { locale = getenv(names[i]); } }
+    int utf8 = isatty(STDOUT_FILENO) && (strstr(locale, "UTF-8") || strstr(locale, "utf8"));
+    return cells[utf8][share <= 0.0 ? 0 : share < 0.25 ? 1 : share < 0.5 ? 2 : share < 0.75 ? 3 : 4];
 }
 
 void heat_map(const GPT2* model, const Routing* r) {
-    // rows: DynMoE layers. Left: share of tokens that use each expert, -- for free slots. Right: share of tokens with k = 0, 1, ...
+    // rows: DynMoE layers. Left: share of tokens that use each expert, -- for free slots. Right: share of tokens by k.
     int E = model->config.E;
-    printf("%*s\n", 10 + 2 * E + 22 + 2 * E, "");
-    printf("  expert  |");
-    for (int e = 0; e < E; e++) { printf("%-2d", e); }
-    printf("| mean k |k=");
-    for (int k = 0; k <= E; k++) { printf("%-2d", k); }
-    printf("|  shades: %s<25%% %s<50%% %s<75%% %s\n", shade(.1), shade(.3), shade(.6), shade(1));
+    printf("  share of tokens: %s below 25%%  %s below 50%%  %s below 75%%  %s above  -- free slot\n  expert  |", shade(.1), shade(.3), shade(.6), shade(1));
+    for (int e = 0; e < E; e++) { printf("%2d", e); }
+    printf("| mean k | k =");
+    for (int k = 0; k <= E; k++) { printf("%2d", k); }
+    printf("\n");
     for (int l = 0; l < model->config.L; l++) {
         if (!model->config.moe[l]) { continue; }
         printf("  layer%3d|", l);
         for (int e = 0; e < E; e++) { printf("%s", model->layer[l].mask[e] ? shade(r[l].load[e] / r[l].tokens) : "--"); }
-        printf("|  %5.2f |  ", r[l].rows / r[l].tokens);
+        printf("| %5.2f  |    ", r[l].rows / r[l].tokens);
         for (int k = 0; k <= E; k++) { printf("%s", shade(r[l].hist[k] / r[l].tokens)); }
         printf("|\n");
     }
@@ -1983,21 +1836,20 @@ FILE* log_open(const char* folder, int append) {
 
 void log_end(FILE* log) { // closes one record; a full disk is said at once
     fprintf(log, "}\n");
-    if (fflush(log) != 0) { die("free some space, then --resume", "log.jsonl: %s", strerror(errno)); }
+    if (fflush(log) != 0) { die("free some space, then --resume the last checkpoint", "log.jsonl: %s", strerror(errno)); }
 }
 
 void log_routing(FILE* log, const GPT2* model, const Routing* r) { // one object per DynMoE layer
-    int E = model->config.E;
+    const char* comma = "";
     fprintf(log, ",\"layers\":[");
-    for (int l = 0, first = 1; l < model->config.L; l++) {
+    for (int l = 0; l < model->config.L; l++) {
         if (!model->config.moe[l]) { continue; }
-        fprintf(log, "%s{\"layer\":%d,\"experts\":%d,\"k\":%.5f,\"none\":%.5f,\"load\":[", first ? "" : ",", l, experts_active(&model->layer[l], E),
-                r[l].rows / r[l].tokens, r[l].none / r[l].tokens);
-        for (int e = 0; e < E; e++) { fprintf(log, "%s%.5f", e ? "," : "", r[l].load[e] / r[l].tokens); }
+        fprintf(log, "%s{\"layer\":%d,\"experts\":%d,\"k\":%.5f,\"none\":%.5f,\"load\":[", comma, l, r[l].experts, r[l].rows / r[l].tokens, r[l].none / r[l].tokens);
+        for (int e = 0; e < model->config.E; e++) { fprintf(log, "%s%.5f", e ? "," : "", r[l].load[e] / r[l].tokens); }
         fprintf(log, "],\"hist\":[");
-        for (int k = 0; k <= E; k++) { fprintf(log, "%s%.5f", k ? "," : "", r[l].hist[k] / r[l].tokens); }
+        for (int k = 0; k <= model->config.E; k++) { fprintf(log, "%s%.5f", k ? "," : "", r[l].hist[k] / r[l].tokens); }
         fprintf(log, "]}");
-        first = 0;
+        comma = ",";
     }
     fprintf(log, "]");
 }
@@ -2005,53 +1857,59 @@ void log_routing(FILE* log, const GPT2* model, const Routing* r) { // one object
 // ----------------------------------------------------------------------------------------------------------------------
 // Validation, sampling, training
 
-float evaluate(GPT2* model, const Data* d, size_t max_tokens, int B, int T, Routing* r, const char* dump) {
-    // mean loss (nats) over the first max_tokens (0: all) in windows of T tokens, in evaluation mode; r (L) is filled
-    // dump: a file for every token's loss and experts, or NULL
-    const Config* c = &model->config;
-    size_t windows = data_windows(d, T), n = 0, E = (size_t)c->E;
+typedef struct { int32_t *token, *k; float* loss; unsigned char* open; size_t n; } Dump; // (n) (L, n) (n) (L, n, E): every token's fate
+
+void dump_batch(Dump* d, const GPT2* model, size_t at) { // copies what the last forward did to tokens at ..
+    size_t N = (size_t)model->B * model->T, E = (size_t)model->config.E;
+    memcpy(d->token + at, model->x, N * sizeof(int32_t));
+    memcpy(d->loss + at, model->losses, N * sizeof(float));
+    for (size_t l = 0; l < (size_t)model->config.L; l++) {
+        if (!model->config.moe[l]) { continue; }
+        memcpy(d->k + l * d->n + at, model->layer[l].k, N * sizeof(int32_t));
+        for (size_t i = 0; i < N * E; i++) { d->open[(l * d->n + at) * E + i] = (unsigned char)model->layer[l].open[i]; }
+    }
+}
+
+void dump_save(const Dump* d, const GPT2* model, const char* path) {
+    SafeTensor t[2 + 2 * MAX_LAYERS];
+    size_t shape[2] = {d->n, (size_t)model->config.E};
+    char name[32], meta[700], list[512];
+    int m = 0;
+    t[m++] = safe_tensor("", "token", "I32", 1, shape, d->token);
+    t[m++] = safe_tensor("", "loss", "F32", 1, shape, d->loss);
+    for (size_t l = 0; l < (size_t)model->config.L; l++) {
+        if (!model->config.moe[l]) { continue; }
+        snprintf(name, sizeof name, "h.%zu.open", l);
+        t[m++] = safe_tensor("", name, "U8", 2, shape, d->open + l * d->n * shape[1]);
+        snprintf(name, sizeof name, "h.%zu.k", l);
+        t[m++] = safe_tensor("", name, "I32", 1, shape, d->k + l * d->n);
+    }
+    moe_layers_print(list, &model->config);
+    snprintf(meta, sizeof meta, "\"format\":\"dynmoe-routing 1\",\"T\":\"%d\",\"moe_layers\":\"%s\"", model->T, list);
+    safetensors_save(path, t, m, meta);
+}
+
+float evaluate(GPT2* model, const Data* data, size_t max_tokens, int B, int T, Routing* r, const char* dump_path) {
+    // mean loss (nats) of the first max_tokens (0: all) in windows of T tokens side by side, in evaluation mode; fills r (L)
+    // dump_path: a file for every token's loss and experts, or ""
+    size_t windows = data_places(data, T, T), L = (size_t)model->config.L, E = (size_t)model->config.E;
     if (max_tokens > 0 && windows > (max_tokens + T - 1) / T) { windows = (max_tokens + T - 1) / T; }
-    if (windows == 0) { die("give more text, or --val FILE", "%s: validation has no room for %d tokens and a target", d->path, T); }
-    int* x = (int*)alloc_zeroed((windows + B) * T, sizeof(int), "validation tokens");
-    int* y = (int*)alloc_zeroed((size_t)B * T, sizeof(int), "validation targets");
-    float* losses = (float*)alloc_zeroed(windows * T, sizeof(float), "validation losses");
-    unsigned char* open = (unsigned char*)alloc_zeroed(dump ? c->L * windows * T * E : 0, 1, "routing");
-    int32_t* k = (int32_t*)alloc_zeroed(dump ? c->L * windows * T : 0, sizeof(int32_t), "routing");
+    size_t n = *dump_path ? windows * T : 0;
+    Dump dump = {(int32_t*)alloc_zeroed(n, 4, "a dump"), (int32_t*)alloc_zeroed(L * n, 4, "a dump"), (float*)alloc_zeroed(n, 4, "a dump"),
+                 (unsigned char*)alloc_zeroed(L * n * E, 1, "a dump"), n};
+    int *x = (int*)alloc_zeroed((size_t)B * T * 2, sizeof(int), "a batch"), *y = x + (size_t)B * T;
     double sum = 0.0;
-    memset(r, 0, sizeof(Routing) * (size_t)c->L);
+    memset(r, 0, sizeof(Routing) * L);
     for (size_t w = 0; w < windows; w += (size_t)B) {
         int b = windows - w < (size_t)B ? (int)(windows - w) : B;
-        for (int i = 0; i < b; i++) { data_window(d, w + i, x + (w + i) * T, y + (size_t)i * T, T, c->V); }
-        gpt2_forward(model, x + w * T, y, b, T, 0);
-        memcpy(losses + n, model->losses, (size_t)b * T * sizeof(float));
-        for (int l = 0; l < c->L; l++) {
-            const Layer* a = &model->layer[l];
-            if (!c->moe[l]) { continue; }
-            routing_add(&r[l], a, b * T, c->E);
-            for (size_t i = 0; dump && i < (size_t)b * T * E; i++) { open[(l * windows * T + n) * E + i] = (unsigned char)a->open[i]; }
-            if (dump) { memcpy(k + l * windows * T + n, a->k, (size_t)b * T * sizeof(int)); }
-        }
-        n += (size_t)b * T;
+        for (int i = 0; i < b; i++) { data_read(data, w + (size_t)i, T, x + (size_t)i * T, y + (size_t)i * T, T, model->config.V); }
+        sum += (double)gpt2_forward(model, x, y, b, T, 0) * b * T;
+        routing_add(r, model);
+        if (n > 0) { dump_batch(&dump, model, w * T); }
     }
-    for (size_t i = 0; i < n; i++) { sum += losses[i]; }
-    if (dump) {
-        SafeTensor t[2 + 2 * MAX_LAYERS];
-        size_t shape[2] = {n, E};
-        char name[64], meta[512], list[300] = "";
-        int m = 2;
-        t[0] = safe_tensor("", "token", "I32", 1, shape, x);
-        t[1] = safe_tensor("", "loss", "F32", 1, shape, losses);
-        for (int l = 0; l < c->L; l++) {
-            if (!c->moe[l]) { continue; }
-            snprintf(list + strlen(list), sizeof list - strlen(list), "%s%d", *list ? "," : "", l);
-            snprintf(name, sizeof name, "h.%d.open", l); t[m++] = safe_tensor("", name, "U8", 2, shape, open + l * windows * T * E);
-            snprintf(name, sizeof name, "h.%d.k", l);    t[m++] = safe_tensor("", name, "I32", 1, shape, k + l * windows * T);
-        }
-        snprintf(meta, sizeof meta, "\"format\":\"dynmoe-routing 1\",\"T\":\"%d\",\"moe_layers\":\"%s\"", T, list);
-        safetensors_save(dump, t, m, meta);
-    }
-    free(x); free(y); free(losses); free(open); free(k);
-    return (float)(sum / (double)n);
+    if (n > 0) { dump_save(&dump, model, dump_path); }
+    free(dump.token); free(dump.k); free(dump.loss); free(dump.open); free(x);
+    return (float)(sum / ((double)windows * T));
 }
 
 typedef struct { float p; int token; } Choice;
@@ -2062,31 +1920,31 @@ int compare_choices(const void* a, const void* b) { // most likely first; equal 
 }
 
 int sample_token(const float* logits, int V, float temperature, int top_k, uint64_t* rng) {
-    // logits (V) -> a token drawn from softmax(logits / temperature) over the top_k largest (0: all)
+    // logits (V) -> a token drawn from softmax(logits / temperature) over the top_k largest (0: all); temperature 0: the largest
     Choice* c = (Choice*)alloc_zeroed((size_t)V, sizeof(Choice), "sampling");
-    int n = temperature == 0.0f ? 1 : top_k > 0 && top_k < V ? top_k : V, token;
-    float sum = 0.0f, at;
+    int n = temperature == 0.0f ? 1 : top_k > 0 && top_k < V ? top_k : V, i = 0;
+    float sum = 0.0f;
     for (int v = 0; v < V; v++) { c[v].p = logits[v]; c[v].token = v; }
     qsort(c, (size_t)V, sizeof(Choice), compare_choices);
     float max = c[0].p; // subtracted so that exp cannot overflow
-    for (int i = 0; i < n; i++) { sum += c[i].p = n == 1 ? 1.0f : expf((c[i].p - max) / temperature); }
-    at = random_f32(rng) * sum;
-    token = c[n - 1].token; // if rounding leaves at above every sum
-    for (int i = 0; i < n; i++) { at -= c[i].p; if (at < 0.0f) { token = c[i].token; break; } }
+    for (int v = 0; v < n; v++) { sum += c[v].p = n == 1 ? 1.0f : expf((c[v].p - max) / temperature); }
+    float at = random_f32(rng) * sum;
+    while (i < n - 1 && (at -= c[i].p) >= 0.0f) { i++; }
+    int token = c[i].token;
     free(c);
     return token;
 }
 
-void generate(GPT2* model, int* tokens, int n, int total, float temperature, int top_k, uint64_t* rng) {
-    // tokens (total): the first n are given (n > 0), the rest is filled in, one forward each over the last T tokens
+void generate(GPT2* model, const Settings* s, int* tokens, int n, int total, uint64_t* rng) {
+    // tokens (total): the first n > 0 are given, the rest is filled in, one forward each over the last T tokens
     for (; n < total; n++) {
         int t = n < model->config.T ? n : model->config.T;
         gpt2_forward(model, tokens + n - t, NULL, 1, t, 0);
-        tokens[n] = sample_token(model->logits + (size_t)(t - 1) * model->config.Vp, model->config.V, temperature, top_k, rng);
+        tokens[n] = sample_token(model->logits + (size_t)(t - 1) * model->config.Vp, model->config.V, s->temperature, s->top_k_sample, rng);
     }
 }
 
-void print_tokens(const int* tokens, int n, int V) { // bytes as text (control characters as '?'), BPE tokens as numbers
+void print_tokens(const int* tokens, int n, int V) { // bytes as text (control characters as ?), BPE tokens as numbers
     for (int i = 0; i < n; i++) {
         int c = tokens[i];
         if (V != 256) { printf("%d ", c); } else { putchar(c == '\n' || c == '\t' || (c >= 32 && c != 127) ? c : '?'); }
@@ -2104,29 +1962,25 @@ int window_begins(const Settings* s, int step) { // before the forward of this s
     return s->period > 0 && step % s->period == s->window && (float)(step + s->window) < s->adapt_stop * (float)s->steps;
 }
 
-void adapt_all(GPT2* model, const Settings* s, int step, FILE* log) { // the end of a window: update every layer, say what changed
+void event(FILE* log, int step, int layer, const char* what, int expert, int64_t count) { // one line on both
+    printf("step %d layer %d: %s expert %d (%" PRId64 " tokens %s)\n", step, layer, what, expert, count, strcmp(what, "remove") ? "had chosen none" : "had chosen it");
+    fprintf(log, "{\"type\":\"event\",\"step\":%d,\"layer\":%d,\"what\":\"%s\",\"expert\":%d,\"count\":%" PRId64, step, layer, what, expert, count);
+    log_end(log);
+}
+
+void window_ends(GPT2* model, const Settings* s, int step, FILE* log) { // updates every layer, says what changed
     int removed[MAX_EXPERTS];
+    model->recording = 0;
     for (int l = 0; l < model->config.L; l++) {
-        Layer* a = &model->layer[l];
         if (!model->config.moe[l]) { continue; }
         int slot = gpt2_adapt(model, l, removed, s->min_experts);
-        for (int e = 0; e < model->config.E; e++) {
-            if (!removed[e]) { continue; }
-            printf("step %d layer %d: - expert %d (chosen by nobody for %d steps)\n", step, l, e, s->window + 1);
-            fprintf(log, "{\"type\":\"event\",\"step\":%d,\"layer\":%d,\"what\":\"remove\",\"expert\":%d,\"count\":0", step, l, e);
-            log_end(log);
-        }
-        if (slot == ADD_NONE) { continue; }
-        if (slot >= 0) { printf("step %d layer %d: + expert %d (%" PRId64 " tokens had chosen none)\n", step, l, slot, a->record_unrouted); }
-        else { printf("step %d layer %d: the pool is full (%" PRId64 " tokens had chosen none)\n", step, l, a->record_unrouted); }
-        fprintf(log, "{\"type\":\"event\",\"step\":%d,\"layer\":%d,\"what\":\"%s\",\"expert\":%d,\"count\":%" PRId64, step, l, slot >= 0 ? "add" : "full",
-                slot >= 0 ? slot : -1, a->record_unrouted);
-        log_end(log);
+        for (int e = 0; e < model->config.E; e++) { if (removed[e]) { event(log, step, l, "remove", e, 0); } }
+        if (slot != ADD_NONE) { event(log, step, l, slot >= 0 ? "add" : "full", slot, model->layer[l].record_unrouted); }
     }
 }
 
 double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p, int* x, int* y, Routing* r, FILE* log, float* norm) {
-    // one optimizer step on accum batches of the given data; returns its mean loss (nats); r (L) may be NULL
+    // one optimizer step on accum batches; returns its mean loss (nats) and the gradient norm before clipping; adds to r (L)
     double loss = 0.0;
     if (window_begins(s, p->step)) {
         gpt2_clear_records(model);
@@ -2134,44 +1988,43 @@ double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p,
     }
     gpt2_zero_grad(model);
     for (int m = 0; m < s->accum; m++) {
-        if (!s->overfit || p->step + m == 0) { data_random(data, &p->rng_data, x, y, s->batch, s->context, model->config.V); }
+        if (!s->overfit || p->step + m == 0) { data_batch(data, &p->rng_data, x, y, s->batch, s->context, model->config.V); }
         loss += gpt2_forward(model, x, y, s->batch, s->context, 1) / s->accum;
         if (!isfinite(loss)) { die("lower --lr, or look at the last lines of log.jsonl", "step %d: the loss is not finite", p->step); }
         gpt2_backward(model, 1.0f / (float)s->accum);
-        for (int l = 0; r != NULL && l < model->config.L; l++) { if (model->config.moe[l]) { routing_add(&r[l], &model->layer[l], s->batch * s->context, model->config.E); } }
+        routing_add(r, model);
     }
     *norm = (float)gpt2_grad_norm(model);
-    gpt2_update(model, p->step, learning_rate(s, p->step), s->beta1, s->beta2, 1e-8f, s->weight_decay, s->clip > 0 && *norm > s->clip ? s->clip / *norm : 1.0f);
+    float clip = s->clip > 0.0f && *norm > s->clip ? s->clip / *norm : 1.0f;
+    gpt2_update(model, p->step, learning_rate(s, p->step), s->beta1, s->beta2, 1e-8f, s->weight_decay, clip);
     for (int l = 0; s->unit_norm && l < model->config.L; l++) {
         if (model->config.moe[l]) { unit_rows(model->params.h[l].gatew, model->layer[l].mask, model->config.C, model->config.E); }
     }
-    if (model->recording && p->step % s->period == 2 * s->window) {
-        adapt_all(model, s, p->step, log);
-        model->recording = 0;
-    }
+    if (model->recording && p->step % s->period == 2 * s->window) { window_ends(model, s, p->step, log); }
     p->step++;
     return loss;
 }
 
-void validate(GPT2* model, const Settings* s, const Data* val, Progress* p, Routing* r, FILE* log, int last) {
-    float loss = evaluate(model, val, (size_t)s->val_tokens, s->batch, s->context, r, NULL);
+void validate(GPT2* model, const Settings* s, const Data* val, Progress* p, Routing* r, FILE* log, int show_map) {
+    float loss = evaluate(model, val, (size_t)s->val_tokens, s->batch, s->context, r, "");
     if (loss < p->best_val) { p->best_val = loss; }
     printf("step %d: validation loss %.4f nats, %.4f bits per %s\n", p->step, loss, loss / log1p(1.0), val->width == 1 ? "byte" : "token");
-    if (model->config.E > 0 && (last || isatty(STDOUT_FILENO))) { heat_map(model, r); }
+    if (model->config.E > 0 && show_map) { heat_map(model, r); }
     fprintf(log, "{\"type\":\"val\",\"step\":%d,\"loss\":%.6f,\"bits\":%.6f", p->step, loss, loss / log1p(1.0));
     log_routing(log, model, r);
     log_end(log);
 }
 
 void progress_line(const GPT2* model, const Settings* s, const Progress* p, const Routing* r, double loss, float norm, double seconds, int steps, FILE* log) {
+    // loss, routing and speed: means over the steps since the last line
     double k = 0.0, none = 0.0, speed = (double)steps * s->accum * s->batch * s->context / seconds, eta = (s->steps - p->step) * seconds / steps;
     int moe = 0;
-    char experts[128] = "";
+    char experts[64] = "";
     for (int l = 0; l < model->config.L; l++) {
         if (!model->config.moe[l]) { continue; }
         k += r[l].rows / r[l].tokens;
         none += r[l].none / r[l].tokens;
-        if (moe++ < 12) { snprintf(experts + strlen(experts), 8, " %d", experts_active(&model->layer[l], model->config.E)); }
+        if (moe++ < 12) { snprintf(experts + strlen(experts), 4, " %d", r[l].experts); }
     }
     printf("step %5d/%d | loss %.3f | norm %.2f | lr %.1e", p->step, s->steps, loss, norm, learning_rate(s, p->step - 1));
     if (moe > 0) { printf(" | k %.2f | experts%s | none %.1f%%", k / moe, experts, 100.0 * none / moe); }
@@ -2185,41 +2038,42 @@ void progress_line(const GPT2* model, const Settings* s, const Progress* p, cons
 
 void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Progress* p, FILE* log) {
     size_t N = (size_t)s->batch * s->context, L = (size_t)model->config.L;
-    int *x = (int*)alloc_zeroed(N, sizeof(int), "a batch"), *y = (int*)alloc_zeroed(N, sizeof(int), "a batch"), since = 0;
+    int *x = (int*)alloc_zeroed(2 * N, sizeof(int), "a batch"), *y = x + N, since = 0, terminal = isatty(STDOUT_FILENO);
     Routing* r = (Routing*)alloc_zeroed(2 * L, sizeof(Routing), "statistics"); // r: of training, r + L: of validation
     char path[1024];
-    double loss = 0.0, start = seconds_now(), from = start;
+    double loss = 0.0, start = seconds_now(), from;
     float norm = 0.0f;
     snprintf(path, sizeof path, "%s/model.safetensors", s->out);
-    if (p->step == 0) { validate(model, s, val, p, r + L, log, s->steps == 0); from = seconds_now(); }
+    if (p->step == 0) { validate(model, s, val, p, r + L, log, terminal || s->steps == 0); }
+    from = seconds_now();
     while (p->step < s->steps) {
         loss += train_step(model, s, data, p, x, y, r, log, &norm);
         since++;
-        int done = p->step == s->steps;
+        int done = p->step == s->steps, rest = 0;
         if (done || p->step == 1 || p->step % s->log_every == 0) {
             progress_line(model, s, p, r, loss / since, norm, seconds_now() - from, since, log);
             memset(r, 0, L * sizeof(Routing));
             loss = since = 0;
-            from = seconds_now();
+            rest = 1;
         }
-        if (done || (s->val_every > 0 && p->step % s->val_every == 0)) { validate(model, s, val, p, r + L, log, done); from = seconds_now(); }
-        if (done || (s->save_every > 0 && p->step % s->save_every == 0)) { checkpoint_save(model, s, p, path); }
+        if (done || (s->val_every > 0 && p->step % s->val_every == 0)) { validate(model, s, val, p, r + L, log, terminal || done); }
+        if (done || (s->save_every > 0 && p->step % s->save_every == 0)) { checkpoint_save(model, p, path); }
+        if (rest) { from = seconds_now(); } // validating and saving does not count as training
     }
     fprintf(log, "{\"type\":\"end\",\"step\":%d,\"seconds\":%.2f,\"best\":%.6f", p->step, seconds_now() - start, p->best_val);
     log_end(log);
     if (s->steps > 0) { printf("%s: saved after %d steps, %.1f seconds\n", path, p->step, seconds_now() - start); }
-    free(x); free(y); free(r);
+    free(x); free(r);
 }
 
 void machine_name(char* out, size_t room) { // "AMD EPYC", as the system tells it
     char line[512];
     FILE* f = fopen("/proc/cpuinfo", "r");
-    snprintf(out, room, "unknown CPU");
+    snprintf(out, room, "an unknown CPU");
     while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        char* colon = strncmp(line, "model name", 10) == 0 ? strchr(line, ':') : NULL;
-        if (colon == NULL) { continue; }
+        if (strncmp(line, "model name", 10) != 0 || strchr(line, ':') == NULL) { continue; }
         line[strcspn(line, "\n")] = '\0';
-        snprintf(out, room, "%s", colon + 2);
+        snprintf(out, room, "%s", strchr(line, ':') + 2);
         break;
     }
     if (f != NULL) { fclose(f); }
@@ -2227,113 +2081,91 @@ void machine_name(char* out, size_t room) { // "AMD EPYC", as the system tells i
 
 void start_block(const GPT2* model, const Settings* s, const Data* data, const Data* val, FILE* log) {
     const Config* c = &model->config;
-    char cpu[256], value[512];
-    double expert = 2.0 * c->H * c->C + c->H + c->C, inactive = 0.0, attention = 0.0;
+    char cpu[256];
+    double expert = 2.0 * c->H * c->C + c->H + c->C, tokens = 0.0, val_tokens = 0.0;
     int moe = 0;
-    for (int l = 0; l < c->L; l++) { moe += c->moe[l]; inactive += c->moe[l] * c->E * expert; attention += 4.0 * c->T * c->C / 2; }
-    double body = (double)model->n_params - inactive - (double)c->T * c->C; // used by every token, in matrices; wte counts once, as the head
+    for (int l = 0; l < c->L; l++) { moe += c->moe[l]; }
+    for (int i = 0; i < data->n; i++) { tokens += (double)data->shard[i].n; }
+    for (int i = 0; i < val->n; i++) { val_tokens += (double)val->shard[i].n; }
+    // what every token uses: wte counts once, as the head; the rest of a forward is attention's two products over T/2 keys
+    double body = (double)model->n_params - moe * c->E * expert - (double)c->T * c->C, attention = 2.0 * c->L * c->T * c->C;
     machine_name(cpu, sizeof cpu);
     printf("train_gpt2_dynmoe, commit %s, on %s, %d threads, matrices by %s\n", COMMIT, cpu, threads_count(), BLAS_NAME);
-    printf("data      %s: %.3f million tokens; validation %.3f million tokens%s%s\n", data->path, 1e-6 * data->shard[0].n * data->n, 1e-6 * val->shard[0].n,
-           *s->val ? " of " : ", its last part", *s->val ? s->val : "");
-    printf("model     %d layers (%d DynMoE, pool of %d experts), %d heads, %d channels, context %d, vocabulary %d\n", c->L, moe, c->E, c->NH, c->C, c->T, c->V);
-    printf("size      %.3f million parameters; a token uses %.3f million at k = 1, %.3f at k = 2: %.2f and %.2f MFLOP forward\n", 1e-6 * model->n_params,
-           1e-6 * (body + moe * expert), 1e-6 * (body + 2 * moe * expert), 1e-6 * (2 * (body + moe * expert) + attention), 1e-6 * (2 * (body + 2 * moe * expert) + attention));
-    printf("memory    parameters, gradients, moments %.1f MB; activations %.1f MB; rows of experts: %.3f MB for each mean k and layer\n",
+    printf("data     %s: %.3f million tokens; validation: %.3f million of %s\n", data->path, 1e-6 * tokens, 1e-6 * val_tokens, *s->val ? s->val : "its end");
+    printf("model    %d layers (%d DynMoE, pool of %d experts), %d heads, %d channels, context %d, vocabulary %d\n", c->L, moe, c->E, c->NH, c->C, c->T, c->V);
+    printf("size     %.3f million parameters;", 1e-6 * (double)model->n_params);
+    for (int k = 1; k <= (moe > 0 ? 2 : 1); k++) {
+        printf(" a token at k = %d: %.3f million, %.2f MFLOP forward;", k, 1e-6 * (body + k * moe * expert), 1e-6 * (2.0 * (body + k * moe * expert) + attention));
+    }
+    printf("\nmemory   parameters, gradients, moments %.1f MB; activations %.1f MB; rows: %.3f MB per layer for each expert of a token\n",
            16e-6 * (double)model->n_params, 1e-6 * (double)model->act_bytes, 8e-6 * (c->C + c->H) * s->batch * s->context);
-    printf("run       %d steps of %d x %d x %d tokens, seed %d; log in %s/log.jsonl\n\n", s->steps, s->accum, s->batch, s->context, s->seed, s->out);
-    fprintf(log, "{\"type\":\"run\",\"version\":1,\"program\":\"train_gpt2_dynmoe.c\",\"commit\":\"%s\",\"machine\":", COMMIT);
-    json_print(log, cpu, strlen(cpu));
-    fprintf(log, ",\"threads\":%d,\"blas\":\"%s\",\"parameters\":%zu,\"flags\":{", threads_count(), BLAS_NAME, model->n_params);
+    printf("run      %d steps of %d x %d x %d tokens, seed %d; log: %s/log.jsonl\n\n", s->steps, s->accum, s->batch, s->context, s->seed, s->out);
+    fprintf(log, "{\"type\":\"run\",\"version\":1,\"program\":\"train_gpt2_dynmoe.c\",\"commit\":\"%s\",\"threads\":%d,\"blas\":\"%s\",\"parameters\":%zu,\"machine\":",
+            COMMIT, threads_count(), BLAS_NAME, model->n_params);
+    json_print(log, cpu);
+    fprintf(log, ",\"flags\":{");
     for (int i = 0; i < N_FLAGS; i++) {
-        flag_print(value, sizeof value, s, &flag_table[i]);
         fprintf(log, "%s\"%s\":", i ? "," : "", flag_table[i].field);
-        json_print(log, value, strlen(value));
+        json_print(log, flag_table[i].now);
     }
     fprintf(log, "}");
     log_end(log);
 }
 
-void continue_prompt(GPT2* model, const Settings* s) { // --prompt: prints the text and its continuation
-    int n = (int)strlen(s->prompt), T = model->config.T, total = n + s->generate;
-    size_t Vp = (size_t)model->config.Vp, V = (size_t)model->config.V;
-    uint64_t rng = random_stream((uint64_t)s->seed, 2);
-    if (V != 256) { die("prompts for models of BPE tokens are not here yet", "--prompt: the model does not read bytes"); }
-    if (n == 0) { die_usage(NULL, "--prompt: give at least one character"); }
-    int* tokens = (int*)alloc_zeroed((size_t)total, sizeof(int), "the text");
-    for (int i = 0; i < n; i++) { tokens[i] = (unsigned char)s->prompt[i]; }
-    if (*s->dump_logits) { // of the prompt's last T tokens, without the padded columns
-        int t = n < T ? n : T;
-        size_t shape[2] = {(size_t)t, V};
-        gpt2_forward(model, tokens + n - t, NULL, 1, t, 0);
-        for (int i = 0; i < t; i++) { memmove(model->logits + (size_t)i * V, model->logits + (size_t)i * Vp, V * sizeof(float)); }
-        SafeTensor logits = safe_tensor("", "logits", "F32", 2, shape, model->logits);
-        safetensors_save(s->dump_logits, &logits, 1, "\"format\":\"dynmoe-logits 1\"");
-    }
-    generate(model, tokens, n, total, s->temperature, s->top_k_sample, &rng);
-    print_tokens(tokens, total, (int)V);
+void continue_text(GPT2* model, const Settings* s, const char* prompt, uint64_t* rng) { // prints the prompt and what follows
+    int n = (int)strlen(prompt), total = n + s->generate;
+    int* tokens = (int*)alloc_zeroed((size_t)total + 1, sizeof(int), "the text");
+    for (int i = 0; i < n; i++) { tokens[i] = model->config.V == 256 ? (unsigned char)prompt[i] : 50256; } // 50256: GPT-2's start of text
+    generate(model, s, tokens, n, total, rng);
+    print_tokens(tokens, total, model->config.V);
     free(tokens);
 }
 
 #ifndef TESTING
 int main(int argc, char** argv) {
     static GPT2 model; // static: its table is large for a stack
-    Settings s = flags_read(argc, argv);
+    Settings s = flags_read(argc, (const char* const*)argv);
     const char* from = *s.resume ? s.resume : s.init;
-    int needs_data = !*s.prompt, training = needs_data && !s.eval_only;
+    int training = !*s.prompt && !s.eval_only, V = 256;
     Progress p = {0, random_stream((uint64_t)s.seed, 1), random_stream((uint64_t)s.seed, 2), INFINITY};
+    Data data = {NULL, 0, 1, ""}, val = data;
     SafeFile file;
-    Data data, val;
-    Config config;
     threads_set(s.threads);
-    if (argc == 1) { flags_help(); return 2; }
-    if (s.period > 0 && 2 * s.window >= s.period) { die_usage("a period has a rest, a window of recording, a rest", "--window %d: must be less than half of --period %d", s.window, s.period); }
-    if ((s.eval_only || *s.prompt) && !*from) { die_usage("train first: make train", "--eval-only and --prompt need --init FILE"); }
-    if (needs_data) {
-        if (!*s.data) { die_usage("any text file; make data makes the default one", "--data FILE is missing"); }
+    if (s.period > 0 && 2 * s.window >= s.period) { die_usage("a period is rest, recording, rest", "--window %d: must be less than half of --period %d", s.window, s.period); }
+    if (!training && !*from) { die_usage("train first: make train", "--eval-only and --prompt need --init FILE"); }
+    if (!*s.prompt) {
+        if (!*s.data) { die_usage("any text file; make data writes the default one, data/languages_train.txt", "--data FILE is missing"); }
         data = data_open(s.data);
         val = *s.val ? data_open(s.val) : data_split(&data);
-        if (val.width != data.width) { die_usage(NULL, "--val %s: one of --data and --val is a .bin, the other is not", s.val); }
+        if (val.width != data.width) { die_usage("give both as text or both as .bin", "--val %s: not of the kind of --data", s.val); }
+        V = data.width == 1 ? 256 : 50257;
     }
-    if (*from) {
-        file = safetensors_open(from);
-        config = config_from_file(&file);
-        config_routing(&config, &s);
-        config.tau = strtof(meta_text(&file, "scale"), NULL);
-        s.context = config.T;
-        if (needs_data && config.V != (data.width == 1 ? 256 : 50257)) { die("give data of the kind it was trained on", "%s: its vocabulary of %d does not fit %s", from, config.V, s.data); }
-    } else {
-        config = config_from_flags(&s, data.width == 1 ? 256 : 50257);
-    }
-    gpt2_build(&model, config, training);
-    if (*from) {
-        checkpoint_load(&model, &file, *s.resume ? &p : NULL);
-        if (!*s.resume) { safetensors_close(&file); }
-    } else {
+    if (*from) { file = safetensors_open(from); }
+    Config config = config_make(&s, V, *from ? &file : NULL);
+    if (!*s.prompt && config.V != V) { die("give data of the kind it was trained on", "%s: its vocabulary of %d does not fit %s", from, config.V, s.data); }
+    if (*s.prompt && config.V != 256) { die("give a model of bytes", "--prompt: %s reads BPE tokens, which this program cannot make from text", from); }
+    s.context = config.T;
+    gpt2_build(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
+    if (*from) { checkpoint_load(&model, &file, *s.resume && training ? &p : NULL); safetensors_close(&file); }
+    else {
         uint64_t rng = random_stream((uint64_t)s.seed, 0);
         gpt2_init(&model, s.start_experts, either("--expert-init", s.expert_init, "random", "copies"), &rng);
     }
-    gpt2_alloc_activations(&model, needs_data ? s.batch : 1, s.context, training);
-    if (*s.prompt) { continue_prompt(&model, &s); return 0; }
+    if (*s.prompt) { continue_text(&model, &s, s.prompt, &p.rng_sample); return 0; }
     if (training) {
         FILE* log = log_open(s.out, *s.resume != '\0');
         start_block(&model, &s, &data, &val, log);
         train(&model, &s, &data, &val, &p, log);
-        if (s.generate > 0 && s.steps > 0) {
-            int* tokens = (int*)alloc_zeroed((size_t)s.generate + 1, sizeof(int), "a sample");
-            tokens[0] = data.width == 1 ? '\n' : 50256;
-            generate(&model, tokens, 1, s.generate + 1, s.temperature, s.top_k_sample, &p.rng_sample);
-            printf("a sample of %d tokens at temperature %g:\n", s.generate, (double)s.temperature);
-            print_tokens(tokens + 1, s.generate, config.V);
-            free(tokens);
-        }
         fclose(log);
+        if (s.generate > 0 && s.steps > 0) {
+            printf("a sample of %d tokens at temperature %g:\n", s.generate, (double)s.temperature);
+            continue_text(&model, &s, "\n", &p.rng_sample);
+        }
     }
-    if (s.eval_only || *s.dump_routing) { // the whole validation text
+    if (s.eval_only || *s.dump_routing) {
         static Routing r[MAX_LAYERS];
-        float loss = evaluate(&model, &val, s.eval_only ? (size_t)s.val_tokens : 0, s.batch, s.context, r, *s.dump_routing ? s.dump_routing : NULL);
-        printf("validation loss %.4f nats, %.4f bits per %s, over %.0f tokens\n", loss, loss / log1p(1.0), val.width == 1 ? "byte" : "token",
-               (double)data_windows(&val, s.context) * s.context);
+        float loss = evaluate(&model, &val, *s.dump_routing ? 0 : (size_t)s.val_tokens, s.batch, s.context, r, s.dump_routing);
+        printf("validation loss %.4f nats, %.4f bits per %s%s\n", loss, loss / log1p(1.0), val.width == 1 ? "byte" : "token", *s.dump_routing ? ", of the whole text" : "");
         if (s.eval_only && config.E > 0) { heat_map(&model, r); }
     }
     gpt2_free(&model);

@@ -54,7 +54,7 @@ __attribute__((noreturn, format(printf, 3, 4))) static void die(int status, cons
 }
 
 // ----------------------------------------------------------------------------
-// Four ways to spell. Each reads its part of the line if it is there, and settles the next byte if it is not.
+// Three ways to spell. Each reads its part of the line if it is there, and settles the next byte if it is not.
 
 typedef struct {
     const char* line; // (n) the line so far

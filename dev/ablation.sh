@@ -26,7 +26,6 @@ four-aux --aux-balance 0.01 --aux-efficiency 0.01
 free-norm --unit-norm 0
 scale-10 --gate-scale 10
 fallback --train-fallback 1
-authors --preset authors
 ROWS
 }
 
@@ -50,5 +49,5 @@ for seed in $SEEDS; do
             echo "mkdir -p $dir; $PROGRAM $files --out $dir --steps $STEPS --seed $seed --threads 1 --generate 0 --val-every 1000 --val-tokens 0 $flags > $dir/stdout.txt 2>&1 && rm $dir/model.safetensors"
         done
     done
-done | xargs -P "$JOBS" -d '\n' -I{} sh -c 'echo "$1"; eval "$1"' sh {}
+done | tr '\n' '\0' | xargs -0 -P "$JOBS" -n 1 sh -c 'echo "$1"; eval "$1"' sh
 python3 dev/ablation_table.py "$OUT" "$(rows)"

@@ -7,7 +7,7 @@ the symbols of the paper. It is read top to bottom: files, layers, gate, losses,
 model, optimizer, adaptive process, tolerances, cases, check, sampling.
 
   python3 dev/dynmoe.py fixtures [DIR]                  write test/fixtures/
-  python3 dev/dynmoe.py check FILE...                   does this file agree with FILE?
+  python3 dev/dynmoe.py check FILE...                   does FILE agree with this program?
   python3 dev/dynmoe.py logits CKPT --prompt TEXT       logits of a checkpoint of the C program
   python3 dev/dynmoe.py generate CKPT --prompt TEXT     greedy text from a checkpoint
 
@@ -494,7 +494,7 @@ CASES = [
          mask=[[1, 1, 0, 1, 1]], G=[[0, .1, 0, .2, HIGH]], then=[[1, 1, 1, 1, 0]]),
     dict(name="detached", seed=3702, moe=[0], E=4, L=1, kgrad="detached", aux="1,1,1,1",  # removes 0, adds it again
          mask=[[1, 1, 1, 0]], G=[[HIGH, 0, .1, 0]], then=[[1, 1, 1, 0]]),
-    dict(name="scale", seed=3303, moe=[0, 1], E=3, scale=4.0, T=7, V=17, Vp=17, NH=1, aux="1,0.5,0.25,0.125",
+    dict(name="scale", seed=3303, moe=[0, 1], E=3, scale=4.0, T=7, V=17, Vp=17, NH=1, aux="1,0,0,1",
          mask=[[1, 1, 0], [1, 0, 1]], G=[[0, .2, 0], [0, 0, .2]], then=[[1, 1, 1], [1, 1, 1]]),
     dict(name="dense", seed=2304, moe=[], E=0, L=1, C=12, NH=3, Vp=19, mask=[], G=[], then=[]),
     dict(name="single", seed=2605, moe=[0], E=1, L=1, kgrad="detached", aux="1,1,1,1",
@@ -657,9 +657,10 @@ def compare_fixture(path, dtype):
         if n.split("/")[-1].split(".")[-1] in EXACT:
             rows.append((n, 0.0 if (error == 0).all() else math.inf))
             continue
-        if "atol/" + n not in meta or "rtol/" + n not in meta:
+        try:
+            tol = tensors.get("tol/" + n, float(meta["atol/" + n])) + float(meta["rtol/" + n]) * np.abs(want)
+        except (KeyError, ValueError):
             raise UserError("%s: no tolerance for %s" % (path, n), "atol/NAME and rtol/NAME belong in the metadata")
-        tol = tensors.get("tol/" + n, float(meta["atol/" + n])) + float(meta["rtol/" + n]) * np.abs(want)
         ratio = np.where(error == 0, 0.0, error / np.maximum(tol, 1e-300))
         rows.append((n, float(ratio.max()) if ratio.size else 0.0))
     return rows
@@ -692,11 +693,12 @@ def load_checkpoint(args):
     shapes = parameter_shapes(cfg)
     for n in tensors:
         if n.startswith("h.") and n not in shapes and not n.endswith(".moe.mask"):
-            raise UserError("%s: this file knows no tensor %s" % (args.ckpt, n), "dense and DynMoE layers of GPT-2 only")
+            raise UserError("%s: tensor %s is unknown here" % (args.ckpt, n), "dense and DynMoE layers of GPT-2 only")
     tokens = list(os.fsencode(args.prompt))
-    if cfg.V != 256 or not tokens:
-        raise UserError("%s: the model must read bytes (V = 256, here %d), the prompt must not be empty" % (args.ckpt, cfg.V),
-                        "take a checkpoint trained on a text file, and --prompt TEXT")
+    if cfg.V != 256:
+        raise UserError("%s: vocabulary %d, not bytes" % (args.ckpt, cfg.V), "take a model trained on a text file")
+    if not tokens:
+        raise UserError("the prompt is empty", "give at least one character with --prompt")
     P = take(tensors, "", shapes, args.ckpt, torch.float64)
     return P, take_masks(tensors, "", cfg, args.ckpt, torch.float64), cfg, tokens
 

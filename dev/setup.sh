@@ -129,7 +129,7 @@ apt() { # every apt-get waits for another one to finish, asks nothing, and is si
     echo "apt-get $*"
     # shellcheck disable=SC2086
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -qq "$@" < /dev/null > "$log" 2>&1 && return 0
-    tail -n 20 "$log" >&2
+    tail -n 6 "$log" >&2
     return 1
 }
 # An update that fails in part (one dead extra source) may still be enough: the install decides.

@@ -243,7 +243,9 @@ static void run_trajectory(const int* x, const int* y, int B, int T) { // groups
 }
 
 static Config fixture_config(void) {
-    Config c = config_from_file(&file);
+    static const char* const no_flags[] = {"fixture"};
+    Settings s = flags_read(1, no_flags);
+    Config c = config_make(&s, 0, &file);
     float weight[4] = {0, 0, 0, 0}, scale = strtof(meta_text(&file, "aux_weight"), NULL);
     for (int l = 0; l < c.L; l++) { // the hidden width stands only in the shapes
         const SafeTensor* t = safetensors_find(&file, in("param", c.moe[l] ? "h.%d.moe.fcb" : "h.%d.fcb", l));
@@ -272,8 +274,7 @@ static void run_safetensors(const char* path) {
     memcpy(x, tx->data, need);
     memcpy(y, ty->data, need);
     for (size_t i = 0; i < need / 4; i++) { if (x[i] < 0 || x[i] >= c.V || y[i] < 0 || y[i] >= c.V) { die(NULL, "%s: a token outside the vocabulary", path); } }
-    gpt2_build(&model, c, 1);
-    gpt2_alloc_activations(&model, B, c.T, 1);
+    gpt2_build(&model, c, B, c.T, 1);
     load_start();
     run_eval("eval", x, y, B, c.T);
     run_step0(x, y, B, c.T);
@@ -347,8 +348,7 @@ static void run_text(const char* path) {
     float *x = floats("x", S * D), *W = floats("W", E * D), *G = floats("G", E), *w1 = floats("w1", W1), *b1 = floats("b1", E * H);
     float *w2 = floats("w2", W1), *b2 = floats("b2", E * D), *mask_f = floats("mask", E), *r = floats("r", S * D);
     int mask[MAX_EXPERTS], whole[MAX_EXPERTS], offset[MAX_EXPERTS + 1];
-    float xnorm[4096], wnorm[MAX_EXPERTS], A[MAX_EXPERTS * MAX_EXPERTS];
-    double share[MAX_EXPERTS + 1];
+    float xnorm[4096], wnorm[MAX_EXPERTS];
     size_t rows = (size_t)S * (size_t)E;
     #define FLOATS(count) (float*)alloc_zeroed((count), sizeof(float), "a gate")
     #define INTS(count) (int*)alloc_zeroed((count), sizeof(int), "a gate")
@@ -372,8 +372,8 @@ static void run_text(const char* path) {
     compare_text("y", y, S * D);
     double task = 0.0;
     for (int i = 0; i < S * D; i++) { task += 0.5 * y[i] * y[i] + r[i] * y[i]; dy[i] = y[i] + r[i]; }
-    float diversity = diversity_forward(A, W, wnorm, mask, D, E), simplicity = simplicity_forward(wnorm, whole, E);
-    float balance = balance_forward(share, open, k, S, E), efficiency = efficiency_forward(k, S, E);
+    float diversity = diversity_loss(NULL, W, wnorm, mask, 0, D, E), simplicity = simplicity_loss(NULL, W, wnorm, whole, 0, D, E);
+    float balance = balance_loss(NULL, open, k, 0, S, E), efficiency = efficiency_loss(NULL, open, k, 0, S, E);
     float loss = (float)(task + 0.3 * diversity + 0.2 * simplicity + 0.5 * balance + 0.7 * efficiency);
     for (int normalised = 0; normalised < 2; normalised++) {
         const char* kind = normalised ? "norm" : "detach";
@@ -382,11 +382,11 @@ static void run_text(const char* path) {
         combine_backward(dout, dgate, dy, out, row_of, k, normalised, S, D, E);
         experts_backward(dout, dpre, dw1, db1, dw2, db2, dout, xr, pre, act, w1, w2, offset, E, D, H);
         gather_backward(dx, dout, row_of, S, D, E);
-        balance_backward_add(dgate, share, open, k, 0.5f, S, E);
-        efficiency_backward_add(dgate, open, k, 0.7f, S, E);
+        balance_loss(dgate, open, k, 0.5f, S, E);
+        efficiency_loss(dgate, open, k, 0.7f, S, E);
         gate_backward_add(dx, dW, dG, dgate, open, cosine, xnorm, wnorm, x, W, G, 1.0f, S, D, E);
-        diversity_backward(dW, A, diversity, W, wnorm, mask, 0.3f, D, E);
-        simplicity_backward(dW, W, wnorm, whole, 0.2f, D, E);
+        diversity_loss(dW, W, wnorm, mask, 0.3f, D, E);
+        simplicity_loss(dW, W, wnorm, whole, 0.2f, D, E);
         #define C(what, got, n) snprintf(name, sizeof name, "%s_%s", what, kind); compare_text(name, got, n)
         C("loss", &loss, one);
         C("dx", dx, S * D);     C("dW", dW, E * D);     C("dG", dG, E);

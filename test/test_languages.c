@@ -335,8 +335,9 @@ START_TEST(every_byte_of_a_text) {
 
 START_TEST(floors_are_the_entropies) {
     // bits per line: the choice of the language, and what the language draws, over whole lines
-    static const double written[DOMAINS] = {1.4699, 0.7977, 1.6159, 0.6582, 0.4649, 1.3611}; // in the head of languages.c
-    double all_bits = 0, all_bytes = 0, bits[DOMAINS], bytes[DOMAINS], got_bits[DOMAINS] = {0}, got_bytes[DOMAINS] = {0}, lines[DOMAINS] = {0};
+    static const double written[DOMAINS] = {1.4699, 0.7977, 1.6159, 0.6582, 0.4649, 1.3611}; // in the head
+    double bits[DOMAINS], bytes[DOMAINS], got_bits[DOMAINS] = {0}, got_bytes[DOMAINS] = {0}, lines[DOMAINS] = {0};
+    double all_bits = 0, all_bytes = 0;
     for (int d = 0; d < DOMAINS; d++) {
         if (d == NEST) { nest_by_depth(&bits[d], &bytes[d], 1, 1); bits[d] += log2(3); bytes[d] += 1; continue; }
         Tally t = count_out(d, 99);
@@ -493,7 +494,8 @@ START_TEST(truth_file_holds_the_truth) {
         write_truth(in_folder("t"), &c, 12);
         static char file[100000];
         char want[200];
-        size_t n = read_file(file, sizeof(file), in_folder("t")), header = (unsigned char)file[0] + 256 * (size_t)(unsigned char)file[1];
+        size_t n = read_file(file, sizeof(file), in_folder("t"));
+        size_t header = (unsigned char)file[0] + 256 * (size_t)(unsigned char)file[1];
         ck_assert_int_eq(memcmp(file + 2, "\0\0\0\0\0\0", 6), 0);
         ck_assert_uint_eq(header % 8, 0);
         ck_assert_uint_eq(n, 8 + header + 11 * sizes[i]);
@@ -587,10 +589,11 @@ static void expect_error(int status, void (*f)(void), const char* what) {
 }
 
 START_TEST(wrong_options_are_refused) {
-    static const char* wrong[] = {"--byte 5", "5", "--bytes", "--bytes 0", "--bytes -1", "--bytes 5x", "--bytes 1073741825", "--bytes 1e3",
-        "--seed 18446744073709551616", "--seed +1", "--weights 1,1,1,1,1", "--weights 1,1,1,1,1,1,1", "--weights 0,0,0,0,0,0",
-        "--weights 1,1,1,1,1,-1", "--weights 1,1,1,1,1,1000001", "--weights 99999999,1,1,1,1,1", "--weights a,1,1,1,1,1", "--weights 1,1,1,1,1,1 x",
-        "--out", "--out same --truth same", "-x 1"};
+    static const char* wrong[] = {"--byte 5", "5", "-x 1", "--out", "--out same --truth same",
+        "--bytes", "--bytes 0", "--bytes -1", "--bytes 5x", "--bytes 1073741825", "--bytes 1e3",
+        "--seed 18446744073709551616", "--seed +1", "--weights 1,1,1,1,1", "--weights 1,1,1,1,1,1,1",
+        "--weights 0,0,0,0,0,0", "--weights 1,1,1,1,1,-1", "--weights 1,1,1,1,1,1000001",
+        "--weights 99999999,1,1,1,1,1", "--weights a,1,1,1,1,1", "--weights 1,1,1,1,1,1 x"};
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         command = wrong[i];
         expect_error(2, parse_command, wrong[i]);
