@@ -82,7 +82,7 @@ refuses 1 "no room for 16 tokens" --data text.txt --val short.txt $tiny
 head -c 2000 text.txt > wrong.bin
 refuses 1 "not an llm.c token file" --data wrong.bin
 # 20240520, version 1, then the number of tokens, little-endian
-{ printf '\230\330\064\001\001\000\000\000\144\000\000\000'; head -c 1012 /dev/zero; head -c 200 /dev/zero; } > good.bin
+{ printf '\210\330\064\001\001\000\000\000\144\000\000\000'; head -c 1012 /dev/zero; head -c 200 /dev/zero; } > good.bin
 head -c 1200 good.bin > cut.bin
 refuses 1 "the header says 100 tokens, the file has room for 88" --data cut.bin $tiny
 { head -c 1024 good.bin; i=0; while [ $i -lt 100 ]; do printf '\377\377'; i=$((i + 1)); done; } > high.bin
