@@ -176,6 +176,8 @@ FIXTURES := $(or $(FIXTURE),$(wildcard test/fixtures/*.safetensors test/fixtures
 which = $(foreach c,$(1),$(if $(shell command -v $(c) 2>/dev/null),$(c)))
 COMPILERS = $(call which,gcc clang)
 CXX = $(firstword $(call which,g++ clang++))
+# the last two lines of what a program says, or all of it if it fails
+shortly = said=$$($(1) 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail -n 2
 
 test: check-style test-style test-builds fixture test-unit test-sanitize ## run all tests
 	@echo "Passed: style guards, builds with $(COMPILERS)$(if $(CXX), and $(CXX) as C++11), without BLAS, without OpenMP;" \
@@ -191,11 +193,11 @@ test-builds: test/fixture_no_blas test/fixture_no_openmp ## compile with other c
 	    for f in $(SOURCES); do echo "compiles with $$c: $$f"; \
 	        $$c $(BASE) $$omp $(USE_BLAS) -S $$f -o /dev/null; done; done
 	$(if $(CXX),$(CXX) -x c++ -std=c++11 -fsyntax-only $(CFLAGS) train_gpt2_dynmoe.c)
-	test/fixture_no_blas $(firstword $(FIXTURES))
+	@echo "without BLAS:"; $(call shortly,test/fixture_no_blas $(firstword $(FIXTURES)))
 
 fixture: test/fixture ## compare with what float64 PyTorch computed: all fixtures, or FIXTURE=file
 	$(if $(FIXTURE),test/fixture $(FIXTURE),@for f in $(FIXTURES); do \
-	    said=$$(test/fixture $$f 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail -n 2; done)
+	    $(call shortly,test/fixture $$f); done)
 	@echo "agrees with $(words $(FIXTURES)) fixtures: make fixture FIXTURE=file for one"
 
 test-unit: all $(TESTS) ## run the test programs

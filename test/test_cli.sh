@@ -86,9 +86,9 @@ refuses 1 "not an llm.c token file" --data wrong.bin
 head -c 1200 good.bin > cut.bin
 refuses 1 "the header says 100 tokens, the file has room for 88" --data cut.bin $tiny
 { head -c 1024 good.bin; i=0; while [ $i -lt 100 ]; do printf '\377\377'; i=$((i + 1)); done; } > high.bin
-refuses 1 "token 65535 at" --data high.bin $tiny --steps 1
+refuses 1 "token 65535 at" --data high.bin $tiny --steps 1 --context 8
 refuses 2 "--val text.txt: not of the kind of --data" --data good.bin --val text.txt $tiny
-succeeds "a .bin file trains" --data good.bin $tiny --steps 1 --out bin --channels 8 --layers 1
+succeeds "a .bin file trains" --data good.bin $tiny --steps 1 --out bin --channels 8 --layers 1 --context 8
 
 # a run, twice; its files
 succeeds "a run" --data text.txt $tiny --steps 12 --window 3 --period 8 --out run --seed 5
