@@ -17,8 +17,8 @@ FIXTURE ?=
 # Built-in rules would make dev/x out of dev/x.sh.
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help probes all data train test test-style test-builds test-unit test-sanitize fixture fixtures-again \
-        check-style docs-flags docs-links ablation clean FORCE
+.PHONY: help probes all data train ablation test test-scripts test-builds test-unit test-sanitize fixture fixtures-again \
+        check-style docs-flags docs-links clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
@@ -109,7 +109,8 @@ CFLAGS := $(BASE) $(USE_OMP) $(USE_BLAS)
 LIBS := $(filter-out -I% -D%,$(BLAS_LIBS)) -lm
 COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
 
-TOOLS := $(sort data/languages dev/specialisation $(patsubst %.c,%,$(wildcard data/*.c dev/*.c)))
+TOOLS := data/languages dev/specialisation
+SCRIPTS := $(wildcard test/test_*.sh)
 TESTS := $(patsubst %.c,%,$(wildcard test/test_*.c))
 SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
 
@@ -120,8 +121,8 @@ SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
 .commit.tmp: FORCE
 	@echo $(COMMIT) > $@.new.tmp; cmp -s $@.new.tmp $@ || cp $@.new.tmp $@; rm $@.new.tmp
 
-all: train_gpt2_dynmoe $(TOOLS) ## build the programs
-	@echo "built train_gpt2_dynmoe $(TOOLS): make train shows what they do"
+all: train_gpt2_dynmoe $(TOOLS) dev/logits ## build the programs
+	@echo "built $^: make train shows what they do"
 
 train_gpt2_dynmoe: train_gpt2_dynmoe.c .flags.tmp .commit.tmp
 	$(CC) $(CFLAGS) -DCOMMIT='"$(COMMIT)"' $< -o $@ $(LIBS)
@@ -132,15 +133,15 @@ $(TOOLS): %: %.c .flags.tmp
 	@echo "built $@: ./$@ --help"
 $(filter dev/%,$(TOOLS)): train_gpt2_dynmoe.c
 
-# Each test includes the program it tests. Functions that only main calls are then unused.
+# These include the program. Functions that only main calls are then unused.
 TEST_FLAGS := -I. -Wno-unused-function
+dev/logits test/fixture: %: %.c $(SOURCES) .flags.tmp
+	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS)
 $(TESTS): %: %.c $(SOURCES) .flags.tmp
 	$(if $(CHECK),,@echo "the tests need Check, which is not there"; echo "---> HINT: run dev/setup.sh"; exit 1)
 	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS) $(CHECK)
 $(TESTS:=_sanitize): %_sanitize: %.c $(SOURCES) .flags.tmp
 	$(CC) $(subst -O3,-O0,$(CFLAGS)) $(TEST_FLAGS) $(SANITIZE) -fno-sanitize-recover=all $< -o $@ $(LIBS) $(CHECK)
-test/fixture: test/fixture.c $(SOURCES) .flags.tmp
-	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS)
 test/fixture_no_blas: test/fixture.c $(SOURCES) .flags.tmp
 	$(CC) $(BASE) $(USE_OMP) $(TEST_FLAGS) $< -o $@ -lm
 test/fixture_no_openmp: test/fixture.c $(SOURCES) .flags.tmp
@@ -179,12 +180,13 @@ CXX = $(firstword $(call which,g++ clang++))
 # the last two lines of what a program says, or all of it if it fails
 shortly = said=$$($(1) 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail -n 2
 
-test: check-style test-style test-builds fixture test-unit test-sanitize ## run all tests
-	@echo "Passed: style guards, builds with $(COMPILERS)$(if $(CXX), and $(CXX) as C++11), without BLAS, without OpenMP;" \
-	    "$(words $(FIXTURES)) fixtures; $(words $(TESTS)) test programs, at -O3 and at -O0$(if $(SANITIZE), with sanitizers)."
+test: check-style test-scripts test-builds fixture test-unit test-sanitize ## run all tests
+	@echo "Passed: style guards, $(words $(SCRIPTS)) scripts, builds with $(COMPILERS)$(if $(CXX), and $(CXX) as C++11)," \
+	    "without BLAS, without OpenMP; $(words $(FIXTURES)) fixtures; $(words $(TESTS)) test programs, at -O3 and" \
+	    "at -O0$(if $(SANITIZE), with sanitizers)."
 
-test-style: ## check that the guards of the style catch what they should
-	@set -e; for t in $(wildcard test/test_*.sh); do echo "--- $$t"; sh $$t; done
+test-scripts: all ## run the shell tests: the command line, and that the guards of the style catch what they should
+	@set -e; for t in $(SCRIPTS); do echo "--- $$t"; sh $$t; done
 
 # -S stops before the assembler: warnings that need the optimiser are seen, nothing is written.
 test-builds: test/fixture_no_blas test/fixture_no_openmp ## compile with other compilers, as C++, without BLAS, without OpenMP
@@ -222,6 +224,6 @@ fixtures-again: ## compute the fixtures again (needs dev/setup.sh --oracle)
 	@echo "made test/fixtures: make fixture compares the program with them"
 
 clean: ## remove what was built and generated, but no training results
-	rm -f train_gpt2_dynmoe $(TOOLS) test/fixture test/fixture_no_blas test/fixture_no_openmp $(TESTS) $(TESTS:=_sanitize)
+	rm -f train_gpt2_dynmoe $(TOOLS) dev/logits test/fixture test/fixture_no_blas test/fixture_no_openmp $(TESTS) $(TESTS:=_sanitize)
 	rm -f .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt data/languages_val.truth
 	@echo "removed what was built; training results in $(OUT)/ are still there"

@@ -1952,6 +1952,22 @@ void print_tokens(const int* tokens, int n, int V) { // bytes as text (control c
     printf("\n");
 }
 
+void continue_text(GPT2* model, const Settings* s, const char* prompt, uint64_t* rng, FILE* log) {
+    // prints the prompt and what follows; a sample after training goes into the log too
+    int n = (int)strlen(prompt), total = n + s->generate;
+    int* tokens = (int*)alloc_zeroed((size_t)total, sizeof(int), "the text");
+    for (int i = 0; i < n; i++) { tokens[i] = model->config.V == 256 ? (unsigned char)prompt[i] : 50256; } // 50256: GPT-2's start of text
+    generate(model, s, tokens, n, total, rng);
+    print_tokens(tokens, total, model->config.V);
+    if (log != NULL) {
+        fprintf(log, "{\"type\":\"sample\",\"step\":%d,\"temperature\":%g,\"tokens\":[", s->steps, (double)s->temperature);
+        for (int i = n; i < total; i++) { fprintf(log, "%s%d", i > n ? "," : "", tokens[i]); }
+        fprintf(log, "]");
+        log_end(log);
+    }
+    free(tokens);
+}
+
 float learning_rate(const Settings* s, int step) { // linear warm-up, then a cosine to lr_end * lr at the last step
     if (step < s->warmup) { return s->lr * (float)(step + 1) / (float)s->warmup; }
     float done = s->steps - 1 > s->warmup ? (float)(step - s->warmup) / (float)(s->steps - 1 - s->warmup) : 1.0f;
@@ -2060,6 +2076,10 @@ void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Pr
         if (done || (s->save_every > 0 && p->step % s->save_every == 0)) { checkpoint_save(model, p, path); }
         if (rest) { from = seconds_now(); } // validating and saving does not count as training
     }
+    if (s->generate > 0 && s->steps > 0) {
+        printf("a sample of %d tokens at temperature %g:\n", s->generate, (double)s->temperature);
+        continue_text(model, s, "\n", &p->rng_sample, log);
+    }
     fprintf(log, "{\"type\":\"end\",\"step\":%d,\"seconds\":%.2f,\"best\":%.6f", p->step, seconds_now() - start, p->best_val);
     log_end(log);
     if (s->steps > 0) { printf("%s: saved after %d steps, %.1f seconds\n", path, p->step, seconds_now() - start); }
@@ -2112,15 +2132,6 @@ void start_block(const GPT2* model, const Settings* s, const Data* data, const D
     log_end(log);
 }
 
-void continue_text(GPT2* model, const Settings* s, const char* prompt, uint64_t* rng) { // prints the prompt and what follows
-    int n = (int)strlen(prompt), total = n + s->generate;
-    int* tokens = (int*)alloc_zeroed((size_t)total + 1, sizeof(int), "the text");
-    for (int i = 0; i < n; i++) { tokens[i] = model->config.V == 256 ? (unsigned char)prompt[i] : 50256; } // 50256: GPT-2's start of text
-    generate(model, s, tokens, n, total, rng);
-    print_tokens(tokens, total, model->config.V);
-    free(tokens);
-}
-
 #ifndef TESTING
 int main(int argc, char** argv) {
     static GPT2 model; // static: its table is large for a stack
@@ -2151,18 +2162,14 @@ int main(int argc, char** argv) {
         uint64_t rng = random_stream((uint64_t)s.seed, 0);
         gpt2_init(&model, s.start_experts, either("--expert-init", s.expert_init, "random", "copies"), &rng);
     }
-    if (*s.prompt) { continue_text(&model, &s, s.prompt, &p.rng_sample); return 0; }
+    if (*s.prompt) { continue_text(&model, &s, s.prompt, &p.rng_sample, NULL); }
     if (training) {
         FILE* log = log_open(s.out, *s.resume != '\0');
         start_block(&model, &s, &data, &val, log);
         train(&model, &s, &data, &val, &p, log);
         fclose(log);
-        if (s.generate > 0 && s.steps > 0) {
-            printf("a sample of %d tokens at temperature %g:\n", s.generate, (double)s.temperature);
-            continue_text(&model, &s, "\n", &p.rng_sample);
-        }
     }
-    if (s.eval_only || *s.dump_routing) {
+    if (!*s.prompt && (s.eval_only || *s.dump_routing)) {
         static Routing r[MAX_LAYERS];
         float loss = evaluate(&model, &val, *s.dump_routing ? 0 : (size_t)s.val_tokens, s.batch, s.context, r, s.dump_routing);
         printf("validation loss %.4f nats, %.4f bits per %s%s\n", loss, loss / log1p(1.0), val.width == 1 ? "byte" : "token", *s.dump_routing ? ", of the whole text" : "");
