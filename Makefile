@@ -11,8 +11,11 @@ ARGS ?=
 BLAS ?= auto
 # NATIVE=0 gives code that also runs on older machines of the same kind, and is slower
 NATIVE ?= 1
-# one file for `make fixture`; without it, all of them
-FIXTURE ?=
+
+# gcc's OpenMP lets threads spin while they wait. Beside other work that makes training several times slower; sleeping soon
+# costs nothing measurable on a quiet machine.
+GOMP_SPINCOUNT ?= 1000
+export GOMP_SPINCOUNT
 
 # Built-in rules would make dev/x out of dev/x.sh.
 MAKEFLAGS += --no-builtin-rules
@@ -40,11 +43,8 @@ MARCH := $(call first_that_runs,,int main(void) { return 0; },$(if $(filter 0,$(
 # Apple's compiler needs -Xclang, and libomp from Homebrew. Without OpenMP its pragmas are only comments.
 BREW := $(firstword $(wildcard /opt/homebrew/opt /usr/local/opt))
 OMP_TEST := int main(void) { return omp_get_max_threads() < 1; }
-OMP := $(call first_that_runs,-include omp.h,$(OMP_TEST),"-fopenmp")
-ifneq ($(BREW),)
-  OMP := $(or $(OMP),$(call first_that_runs,-include omp.h -I$(BREW)/libomp/include,$(OMP_TEST), \
-      "-Xclang -fopenmp -I$(BREW)/libomp/include -L$(BREW)/libomp/lib -lomp"))
-endif
+OMP := $(or $(call first_that_runs,-include omp.h,$(OMP_TEST),"-fopenmp"),$(if $(BREW),$(call first_that_runs, \
+    -include omp.h -I$(BREW)/libomp/include,$(OMP_TEST),"-Xclang -fopenmp -I$(BREW)/libomp/include -L$(BREW)/libomp/lib -lomp")))
 NO_OMP := -Wno-unknown-pragmas
 
 # OpenBLAS comes in variants: the OpenMP one shares our threads, one with threads of its own competes with them. Debian keeps
@@ -109,7 +109,7 @@ CFLAGS := $(BASE) $(USE_OMP) $(USE_BLAS)
 LIBS := $(filter-out -I% -D%,$(BLAS_LIBS)) -lm
 COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
 
-TOOLS := data/languages dev/specialisation
+TOOLS := dev/specialisation dev/logits
 SCRIPTS := $(wildcard test/test_*.sh)
 TESTS := $(patsubst %.c,%,$(wildcard test/test_*.c))
 SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
@@ -121,22 +121,22 @@ SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
 .commit.tmp: FORCE
 	@echo $(COMMIT) > $@.new.tmp; cmp -s $@.new.tmp $@ || cp $@.new.tmp $@; rm $@.new.tmp
 
-all: train_gpt2_dynmoe $(TOOLS) dev/logits ## build the programs
+all: train_gpt2_dynmoe data/languages $(TOOLS) ## build the programs
 	@echo "built $^: make train shows what they do"
 
 train_gpt2_dynmoe: train_gpt2_dynmoe.c .flags.tmp .commit.tmp
 	$(CC) $(CFLAGS) -DCOMMIT='"$(COMMIT)"' $< -o $@ $(LIBS)
 	@echo "built $@ with $(BLAS_NAME), $(if $(OMP),OpenMP,no OpenMP): ./$@ --help"
 
-$(TOOLS): %: %.c .flags.tmp
-	$(CC) $(CFLAGS) $< -o $@ $(LIBS)
+data/languages: data/languages.c .flags.tmp
+	$(CC) $(CFLAGS) $< -o $@ -lm
 	@echo "built $@: ./$@ --help"
-$(filter dev/%,$(TOOLS)): train_gpt2_dynmoe.c
 
-# These include the program. Functions that only main calls are then unused.
+# What follows includes the program. Functions that only main calls are then unused.
 TEST_FLAGS := -I. -Wno-unused-function
-dev/logits test/fixture: %: %.c $(SOURCES) .flags.tmp
+$(TOOLS) test/fixture: %: %.c $(SOURCES) .flags.tmp
 	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS)
+	@echo "built $@"
 $(TESTS): %: %.c $(SOURCES) .flags.tmp
 	$(if $(CHECK),,@echo "the tests need Check, which is not there"; echo "---> HINT: run dev/setup.sh"; exit 1)
 	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS) $(CHECK)
@@ -224,6 +224,6 @@ fixtures-again: ## compute the fixtures again (needs dev/setup.sh --oracle)
 	@echo "made test/fixtures: make fixture compares the program with them"
 
 clean: ## remove what was built and generated, but no training results
-	rm -f train_gpt2_dynmoe $(TOOLS) dev/logits test/fixture test/fixture_no_blas test/fixture_no_openmp $(TESTS) $(TESTS:=_sanitize)
-	rm -f .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt data/languages_val.truth
+	rm -f train_gpt2_dynmoe data/languages $(TOOLS) test/fixture test/fixture_no_blas test/fixture_no_openmp
+	rm -f $(TESTS) $(TESTS:=_sanitize) .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt data/languages_val.truth
 	@echo "removed what was built; training results in $(OUT)/ are still there"

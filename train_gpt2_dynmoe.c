@@ -1729,12 +1729,18 @@ void data_add(Data* d, const char* path) { // maps one file, checks its header
     d->shard[d->n++] = s;
 }
 
-Data data_open(const char* pattern) { // a file, or a pattern like 'shards/train_*.bin'
-    Data d = {NULL, 0, is_bin(pattern) ? 2 : 1, pattern};
+Data data_open(const char* pattern) { // a file, or a pattern like 'shards/train_*.bin', all of one kind
+    Data d = {NULL, 0, 1, pattern};
     glob_t g;
-    if (access(pattern, F_OK) == 0) { data_add(&d, pattern); return d; }
-    if (glob(pattern, 0, NULL, &g) != 0) { die("check the path; make data writes the default text, data/languages_train.txt", "%s: no such file", pattern); }
-    for (size_t i = 0; i < g.gl_pathc; i++) { data_add(&d, g.gl_pathv[i]); }
+    memset(&g, 0, sizeof g);
+    int single = access(pattern, F_OK) == 0; // a file may have * in its name
+    if (!single && glob(pattern, 0, NULL, &g) != 0) { die("check the path; make data writes the default text, data/languages_train.txt", "%s: no such file", pattern); }
+    d.width = is_bin(single ? pattern : g.gl_pathv[0]) ? 2 : 1;
+    for (size_t i = 0; i < (single ? 1 : g.gl_pathc); i++) {
+        const char* path = single ? pattern : g.gl_pathv[i];
+        if (is_bin(path) != (d.width == 2)) { die("give all files as .bin, or none", "%s: not of the kind of the first file of %s", path, pattern); }
+        data_add(&d, path);
+    }
     globfree(&g);
     return d;
 }
@@ -1991,7 +1997,7 @@ void window_ends(GPT2* model, const Settings* s, int step, FILE* log) { // updat
         if (!model->config.moe[l]) { continue; }
         int slot = gpt2_adapt(model, l, removed, s->min_experts);
         for (int e = 0; e < model->config.E; e++) { if (removed[e]) { event(log, step, l, "remove", e, 0); } }
-        if (slot != ADD_NONE) { event(log, step, l, slot >= 0 ? "add" : "full", slot, model->layer[l].record_unrouted); }
+        if (slot != ADD_NONE) { event(log, step, l, slot >= 0 ? "add" : "full", slot >= 0 ? slot : -1, model->layer[l].record_unrouted); }
     }
 }
 
@@ -2016,7 +2022,7 @@ double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p,
     for (int l = 0; s->unit_norm && l < model->config.L; l++) {
         if (model->config.moe[l]) { unit_rows(model->params.h[l].gatew, model->layer[l].mask, model->config.C, model->config.E); }
     }
-    if (model->recording && p->step % s->period == 2 * s->window) { window_ends(model, s, p->step, log); }
+    if (model->recording && s->period > 0 && p->step % s->period == 2 * s->window) { window_ends(model, s, p->step, log); }
     p->step++;
     return loss;
 }
@@ -2113,11 +2119,10 @@ void start_block(const GPT2* model, const Settings* s, const Data* data, const D
     printf("train_gpt2_dynmoe, commit %s, on %s, %d threads, matrices by %s\n", COMMIT, cpu, threads_count(), BLAS_NAME);
     printf("data     %s: %.3f million tokens; validation: %.3f million of %s\n", data->path, 1e-6 * tokens, 1e-6 * val_tokens, *s->val ? s->val : "its end");
     printf("model    %d layers (%d DynMoE, pool of %d experts), %d heads, %d channels, context %d, vocabulary %d\n", c->L, moe, c->E, c->NH, c->C, c->T, c->V);
-    printf("size     %.3f million parameters;", 1e-6 * (double)model->n_params);
-    for (int k = 1; k <= (moe > 0 ? 2 : 1); k++) {
-        printf(" a token at k = %d: %.3f million, %.2f MFLOP forward;", k, 1e-6 * (body + k * moe * expert), 1e-6 * (2.0 * (body + k * moe * expert) + attention));
-    }
-    printf("\nmemory   parameters, gradients, moments %.1f MB; activations %.1f MB; rows: %.3f MB per layer for each expert of a token\n",
+    double used1 = body + moe * expert, used2 = body + 2 * moe * expert; // by a token, at k = 1 and k = 2
+    printf("size     %.3f million parameters; a token uses %.3f million at k = 1, %.3f at k = 2\n", 1e-6 * (double)model->n_params, 1e-6 * used1, 1e-6 * used2);
+    printf("forward  %.2f MFLOP for a token at k = 1, %.2f at k = 2; backward twice that\n", 1e-6 * (2.0 * used1 + attention), 1e-6 * (2.0 * used2 + attention));
+    printf("memory   parameters, gradients, moments %.1f MB; activations %.1f MB; rows: %.3f MB per layer at k = 1\n",
            16e-6 * (double)model->n_params, 1e-6 * (double)model->act_bytes, 8e-6 * (c->C + c->H) * s->batch * s->context);
     printf("run      %d steps of %d x %d x %d tokens, seed %d; log: %s/log.jsonl\n\n", s->steps, s->accum, s->batch, s->context, s->seed, s->out);
     fprintf(log, "{\"type\":\"run\",\"version\":1,\"program\":\"train_gpt2_dynmoe.c\",\"commit\":\"%s\",\"threads\":%d,\"blas\":\"%s\",\"parameters\":%zu,\"machine\":",
