@@ -1416,7 +1416,7 @@ typedef const char* text;
     X(text,  out,            "-o",  "out",        0, 0,        "folder for log.jsonl and model.safetensors") \
     X(text,  init,           "-f",  "",           0, 0,        "start from this checkpoint's model") \
     X(text,  resume,         "-r",  "",           0, 0,        "continue this checkpoint's run: its flags, unless given again") \
-    X(text,  preset,         "-P",  "paper",      0, 0,        "paper, or authors: their repository of today") \
+    X(text,  preset,         "-P",  "default",    0, 0,        "default, paper (its losses, rows of W free), or authors (their repository of today)") \
     X(int,   depth,          "-d",  "0",          0, 64,       "one dial D: D layers, D heads, 64 D channels, context 64 (256 above D = 4), lr") \
     X(int,   layers,         "-L",  "4",          1, 128,      "layers") \
     X(int,   heads,          "-H",  "4",          1, 1024,     "attention heads") \
@@ -1430,8 +1430,8 @@ typedef const char* text;
     X(float, gate_scale,     "-gs", "1",          1e-6, 1e6,   "temperature tau of the gate: scales its gradients, changes no decision") \
     X(int,   unit_norm,      "-un", "1",          0, 1,        "1: rows of W go back to length 1 after each step") \
     X(int,   train_fallback, "-tf", "0",          0, 1,        "1: in training too a token without experts gets the nearest one") \
-    X(float, aux_diversity,  "-a1", "0.01",       0, 1e6,      "weight of the diversity loss") \
-    X(float, aux_simplicity, "-a2", "0.01",       0, 1e6,      "weight of the simplicity loss") \
+    X(float, aux_diversity,  "-a1", "0",          0, 1e6,      "weight of the diversity loss") \
+    X(float, aux_simplicity, "-a2", "0",          0, 1e6,      "weight of the simplicity loss") \
     X(float, aux_balance,    "-a3", "0",          0, 1e6,      "weight of the load-balance loss") \
     X(float, aux_efficiency, "-a4", "0",          0, 1e6,      "weight of the efficiency loss") \
     X(int,   window,         "-aw", "100",        1, 1000000,  "adaptive process: steps in which it records") \
@@ -1523,7 +1523,8 @@ void flags_parse(Settings* s, int argc, const char* const* argv, int only_first)
 
 Settings flags_read(int argc, const char* const* argv) {
     // defaults, then the flags of a resumed run, or --preset and --depth; then the command line as it stands
-    static const char* const authors[] = {"", "--kgrad=detached", "--unit-norm=0", "--aux-balance=0.01", "--aux-efficiency=0.01", "--expert-init=copies"};
+    static const char* const paper[] = {"", "--aux-diversity=0.01", "--aux-simplicity=0.01", "--unit-norm=0"};
+    static const char* const authors[] = {"", "--kgrad=detached", "--aux-balance=0.01", "--aux-efficiency=0.01", "--expert-init=copies"};
     static SafeFile file; // stays open: flags of a resumed run point into it
     Settings s;
     static char dial[5][32];
@@ -1543,8 +1544,10 @@ Settings flags_read(int argc, const char* const* argv) {
             if (value != NULL && strcmp(flag_table[i].field, "resume") != 0) { flag_set(&s, &flag_table[i], value); }
         }
     } else {
-        if (strcmp(s.preset, "authors") == 0) { flags_parse(&s, 6, authors, 0); }
-        else if (strcmp(s.preset, "paper") != 0) { die_usage("paper or authors", "--preset %s: no such preset", s.preset); }
+        int theirs = strcmp(s.preset, "authors") == 0; // on top of the paper's
+        if (!theirs && strcmp(s.preset, "paper") && strcmp(s.preset, "default")) { die_usage("default, paper or authors", "--preset %s: no such preset", s.preset); }
+        if (strcmp(s.preset, "default") != 0) { flags_parse(&s, 4, paper, 0); }
+        if (theirs) { flags_parse(&s, 5, authors, 0); }
         if (s.depth > 0) { // the learning rate falls with the root of the width; the default, 128 channels, has 0.001
             snprintf(dial[0], 32, "--layers=%d", s.depth);
             snprintf(dial[1], 32, "--heads=%d", s.depth);

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Which settings of DynMoE make a good default? One change at a time from the default, on two texts, three seeds each.
+# Which settings of DynMoE make a good default? One change at a time from a start, on two texts, three seeds each.
 # Resumable: a run whose log has its "end" record is not done again. Runs are ordered by seed, so a partial result is fair.
 #
 #   dev/ablation.sh                      all runs, two at a time with one thread each; then the table
@@ -16,10 +16,11 @@ JOBS=${JOBS:-2}
 OUT=${OUT:-out_ablation}
 PROGRAM=${PROGRAM:-./train_gpt2_dynmoe}
 
-# name, then the flags that differ from the default
+# the starting point, faithful to the paper but for unit rows of W; then one change at a time: name, flags
+START="--kgrad normalised --unit-norm 1 --gate-scale 1 --aux-diversity 0.01 --aux-simplicity 0.01"
 rows() {
     cat <<'ROWS'
-default
+start
 detached --kgrad detached
 no-aux --aux-diversity 0 --aux-simplicity 0
 four-aux --aux-balance 0.01 --aux-efficiency 0.01
@@ -46,7 +47,7 @@ for seed in $SEEDS; do
             dir="$OUT/$name-$data-$seed"
             if grep -q '"type":"end"' "$dir/log.jsonl" 2>/dev/null; then continue; fi
             if [ "$data" = languages ]; then files="--data data/languages_train.txt --val data/languages_val.txt"; else files="--data $TEXT"; fi
-            echo "mkdir -p $dir; $PROGRAM $files --out $dir --steps $STEPS --seed $seed --threads 1 --generate 0 --val-every 1000 --val-tokens 0 $flags > $dir/stdout.txt 2>&1 && rm $dir/model.safetensors"
+            echo "mkdir -p $dir; $PROGRAM $files --out $dir --steps $STEPS --seed $seed --threads 1 --generate 0 --val-every 1000 --val-tokens 0 $START $flags > $dir/stdout.txt 2>&1 && rm $dir/model.safetensors"
         done
     done
 done | tr '\n' '\0' | xargs -0 -P "$JOBS" -n 1 sh -c 'echo "$1"; eval "$1"' sh

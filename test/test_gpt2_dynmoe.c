@@ -1947,6 +1947,8 @@ START_TEST(presets_and_depth_give_way_to_flags) {
         ck_assert_str_eq(s.kgrad, i ? "normalised" : "detached");
         ck_assert_str_eq(s.expert_init, "copies");
     }
+    Settings p = settings("--preset paper");
+    ck_assert(p.unit_norm == 0 && p.aux_diversity == 0.01f && p.aux_simplicity == 0.01f && p.aux_balance == 0.0f && !strcmp(p.kgrad, "normalised"));
     for (int i = 0; i < 2; i++) {
         Settings s = settings(i ? "--depth 6 --layers 3 --lr 0.5" : "--lr 0.5 --layers=3 -d 6");
         ck_assert(s.layers == 3 && s.heads == 6 && s.channels == 384 && s.context == 256 && s.lr == 0.5f);
@@ -1975,7 +1977,7 @@ START_TEST(configurations) {
         snprintf(line, sizeof line, "--layers 5 --moe-layers %s", lists[i].list);
         Settings s = settings(line);
         Config c = config_make(&s, 257, NULL);
-        ck_assert(c.V == 257 && c.Vp == 384 && c.H == 4 * c.C && c.normalised == 1 && c.E == (i == 2 ? 0 : 8) && c.aux_weight[1] == 0.01f && c.aux_weight[2] == 0.0f);
+        ck_assert(c.V == 257 && c.Vp == 384 && c.H == 4 * c.C && c.normalised == 1 && c.E == (i == 2 ? 0 : 8) && c.aux_weight[1] == 0.0f && c.aux_weight[2] == 0.0f);
         for (int l = 0; l < 5; l++) { ck_assert_int_eq(c.moe[l], lists[i].want[l] - '0'); }
     }
     for (int i = 0; i < (int)(sizeof wrong / sizeof *wrong); i++) {
