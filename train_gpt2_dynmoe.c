@@ -74,7 +74,10 @@ __attribute__((noreturn, format(printf, 3, 4))) void stop(int code, const char* 
 
 void* alloc_zeroed(size_t n, size_t size, const char* what) { // n items of the given size, or one clear line
     void* p = calloc(n ? n : 1, size);
-    if (p == NULL) { die("lower --batch, --context, --channels or --experts", "no memory for %s (%.1f MB)", what, 1e-6 * (double)n * (double)size); }
+    if (p == NULL) {
+        die("lower --batch, --context, --channels or --experts", "no memory for %s (%.1f MB)", what,
+            1e-6 * (double)n * (double)size);
+    }
     return p;
 }
 
@@ -135,7 +138,8 @@ void sgemm(float* out, int ldo, const float* a, int lda, int ta, const float* b,
            int M, int N, int K, float alpha, float beta) {
     if (M == 0 || N == 0) { return; }
 #ifdef USE_BLAS
-    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, M, N, K, alpha, a, lda, b, ldb, beta, out, ldo);
+    cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, M, N, K, alpha, a, lda, b, ldb, beta,
+                out, ldo);
 #else
     for (int i = 0; i < M; i++) {
         float* o = out + (size_t)i * ldo;
@@ -163,7 +167,8 @@ void matmul(float* out, const float* a, int ta, const float* b, int tb, int M, i
     for (int s = 0; s < slices; s++) {
         int begin = s * width < side ? s * width : side, end = s == slices - 1 || begin + width > side ? side : begin + width;
         if (M >= N) {
-            sgemm(out + (size_t)begin * N, N, ta ? a + begin : a + (size_t)begin * K, lda, ta, b, ldb, tb, end - begin, N, K, 1.0f, beta);
+            sgemm(out + (size_t)begin * N, N, ta ? a + begin : a + (size_t)begin * K, lda, ta, b, ldb, tb, end - begin, N, K, 1.0f,
+                  beta);
         } else {
             sgemm(out + begin, N, a, lda, ta, tb ? b + (size_t)begin * K : b + begin, ldb, tb, M, end - begin, K, 1.0f, beta);
         }
@@ -233,7 +238,8 @@ void embedding_backward(float* dwte, float* dwpe, const float* dout, const int* 
     }
 }
 
-void layernorm_forward(float* out, float* mean, float* rstd, const float* inp, const float* weight, const float* bias, int N, int C) {
+void layernorm_forward(float* out, float* mean, float* rstd, const float* inp, const float* weight, const float* bias,
+                       int N, int C) {
     // inp (N, C) -> out (N, C) = (inp - mean) * rstd * weight + bias; mean, rstd (N) are kept for backward
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < N; i++) {
@@ -319,7 +325,8 @@ void attention_forward(float* out, float* att, const float* qkv, int B, int T, i
     }
 }
 
-void attention_backward(float* dqkv, float* datt, const float* dout, const float* att, const float* qkv, int B, int T, int C, int NH, int causal) {
+void attention_backward(float* dqkv, float* datt, const float* dout, const float* att, const float* qkv, int B, int T, int C,
+                        int NH, int causal) {
     // forward: att = softmax(q k^T / sqrt(HS)); out = att v
     // dout (B, T, C) -> dqkv (B, T, 3C) overwritten; datt (B, NH, QUERY_BLOCK, T) is scratch
     int HS = C / NH, last = (T - 1) / QUERY_BLOCK * QUERY_BLOCK;
@@ -341,7 +348,9 @@ void attention_backward(float* dqkv, float* datt, const float* dout, const float
                     float sum = 0.0f;
                     #pragma omp simd reduction(+:sum)
                     for (int j = 0; j < width; j++) { sum += a[(size_t)i * T + j] * da[(size_t)i * T + j]; }
-                    for (int j = 0; j < width; j++) { da[(size_t)i * T + j] = a[(size_t)i * T + j] * (da[(size_t)i * T + j] - sum); }
+                    for (int j = 0; j < width; j++) {
+                        da[(size_t)i * T + j] = a[(size_t)i * T + j] * (da[(size_t)i * T + j] - sum);
+                    }
                 }
                 sgemm(dq + (size_t)t0 * 3 * C, 3 * C, da, T, 0, k, 3 * C, 0, rows, HS, width, scale, 0.0f);
                 sgemm(dk, 3 * C, da, T, 1, q + (size_t)t0 * 3 * C, 3 * C, 0, width, HS, rows, scale, beta);
@@ -524,15 +533,17 @@ void experts_forward(float* out, float* pre, float* act, const float* xr, const 
     }
 }
 
-void experts_backward(float* dxr, float* dpre, float* dfcw, float* dfcb, float* dfcprojw, float* dfcprojb, const float* dout, const float* xr,
-                      const float* pre, const float* act, const float* fcw, const float* fcprojw, const int* offset, int E, int C, int H) {
+void experts_backward(float* dxr, float* dpre, float* dfcw, float* dfcb, float* dfcprojw, float* dfcprojb, const float* dout,
+                      const float* xr, const float* pre, const float* act, const float* fcw, const float* fcprojw,
+                      const int* offset, int E, int C, int H) {
     // forward: pre = xr fcw^T + fcb; act = gelu(pre); out = act fcprojw^T + fcprojb, expert by expert
     // dout (R, C) -> dxr (R, C), which may be dout; dpre (R, H) is scratch; weight gradients added
     for (int e = 0; e < E; e++) {
         size_t r = (size_t)offset[e], HC = (size_t)H * C;
         int n = offset[e + 1] - offset[e];
         if (n == 0) { continue; }
-        matmul_backward(dpre + r * H, dfcprojw + e * HC, dfcprojb + (size_t)e * C, dout + r * C, act + r * H, fcprojw + e * HC, n, H, C);
+        matmul_backward(dpre + r * H, dfcprojw + e * HC, dfcprojb + (size_t)e * C, dout + r * C, act + r * H, fcprojw + e * HC, n,
+                        H, C);
         gelu_backward(dpre + r * H, dpre + r * H, pre + r * H, (size_t)n * H);
         matmul_backward(dxr + r * C, dfcw + e * HC, dfcb + (size_t)e * H, dpre + r * H, xr + r * C, fcw + e * HC, n, C, H);
     }
@@ -619,7 +630,9 @@ float simplicity_loss(float* dW, const float* W, const float* wnorm, const int* 
     float sum = 0.0f, active = 0.0f;
     for (int e = 0; e < E; e++) { sum += mask[e] ? wnorm[e] : 0.0f; active += (float)mask[e]; }
     for (int e = 0; dW != NULL && e < E; e++) {
-        for (int c = 0; mask[e] && wnorm[e] > NORM_EPS && c < C; c++) { dW[(size_t)e * C + c] += weight / active * W[(size_t)e * C + c] / wnorm[e]; }
+        for (int c = 0; mask[e] && wnorm[e] > NORM_EPS && c < C; c++) {
+            dW[(size_t)e * C + c] += weight / active * W[(size_t)e * C + c] / wnorm[e];
+        }
     }
     return active > 0.0f ? sum / active : 0.0f;
 }
@@ -629,14 +642,19 @@ float balance_loss(float* dgate, const int* open, const int* k, float weight, in
     // dgate_e = E / (N1 k) (ce_e - mean of ce over the token's open gates): zero for k = 1, sums to zero over a token
     double me[MAX_EXPERTS] = {0}, ce[MAX_EXPERTS] = {0}, n1 = 0.0, sum = 0.0;
     for (int i = 0; i < N; i++) {
-        for (int e = 0; k[i] > 0 && e < E; e++) { ce[e] += open[(size_t)i * E + e]; me[e] += (double)open[(size_t)i * E + e] / k[i]; }
+        for (int e = 0; k[i] > 0 && e < E; e++) {
+            ce[e] += open[(size_t)i * E + e];
+            me[e] += (double)open[(size_t)i * E + e] / k[i];
+        }
         n1 += k[i] > 0;
     }
     for (int e = 0; n1 > 0.0 && e < E; e++) { ce[e] /= n1; sum += me[e] / n1 * ce[e]; }
     for (int i = 0; dgate != NULL && i < N; i++) {
         double mean = 0.0;
         for (int e = 0; k[i] > 0 && e < E; e++) { mean += open[(size_t)i * E + e] * ce[e] / k[i]; }
-        for (int e = 0; k[i] > 0 && e < E; e++) { if (open[(size_t)i * E + e]) { dgate[(size_t)i * E + e] += (float)(weight * E / (n1 * k[i]) * (ce[e] - mean)); } }
+        for (int e = 0; k[i] > 0 && e < E; e++) {
+            if (open[(size_t)i * E + e]) { dgate[(size_t)i * E + e] += (float)(weight * E / (n1 * k[i]) * (ce[e] - mean)); }
+        }
     }
     return (float)(E * sum);
 }
@@ -646,7 +664,9 @@ float efficiency_loss(float* dgate, const int* open, const int* k, float weight,
     double sum = 0.0;
     for (int i = 0; i < N; i++) {
         sum += k[i];
-        for (int e = 0; dgate != NULL && k[i] > 0 && e < E; e++) { dgate[(size_t)i * E + e] += open[(size_t)i * E + e] ? weight / ((float)N * (float)E) : 0.0f; }
+        for (int e = 0; dgate != NULL && k[i] > 0 && e < E; e++) {
+            dgate[(size_t)i * E + e] += open[(size_t)i * E + e] ? weight / ((float)N * (float)E) : 0.0f;
+        }
     }
     return (float)(sum / ((double)N * E));
 }
@@ -654,7 +674,8 @@ float efficiency_loss(float* dgate, const int* open, const int* k, float weight,
 // ----------------------------------------------------------------------------------------------------------------------
 // The adaptive process (Algorithm 1): experts that nobody used in a window go, one comes if some token found none
 
-void record_forward(int64_t* count, double* sum, int64_t* unrouted, const int* open, const int* k, const float* x, int N, int C, int E) {
+void record_forward(int64_t* count, double* sum, int64_t* unrouted, const int* open, const int* k, const float* x, int N, int C,
+                    int E) {
     // count (E) += tokens per expert (R_E); sum (C) += the raw x of tokens with k = 0 (R_S); unrouted += their number
     for (int i = 0; i < N; i++) {
         if (k[i] == 0) {
@@ -738,7 +759,9 @@ enum { ZEROS, ONES, NORMAL, RESIDUAL, ORTHOGONAL }; // first values: normal(0.02
 #define MAX_TENSORS (4 + 14 * MAX_LAYERS)
 
 // pointers to what the lists above name, for parameters or for their gradients
-typedef struct { float *ln1w, *ln1b, *qkvw, *qkvb, *attprojw, *attprojb, *ln2w, *ln2b, *gatew, *gateG, *fcw, *fcb, *fcprojw, *fcprojb; } Block;
+typedef struct {
+    float *ln1w, *ln1b, *qkvw, *qkvb, *attprojw, *attprojb, *ln2w, *ln2b, *gatew, *gateG, *fcw, *fcb, *fcprojw, *fcprojb;
+} Block;
 typedef struct { float *wte, *wpe, *lnfw, *lnfb; Block h[MAX_LAYERS]; } Parameters;
 
 typedef struct {                    // one row of the table that is made from the lists
@@ -751,7 +774,8 @@ typedef struct {                    // one row of the table that is made from th
 // What a layer keeps from forward for backward: type, field, how many. A dense layer has no gate.
 #define LAYER_MEMORY(X) \
     X(float, res, N * C)    X(float, ln1, N * C)        X(float, mean1, N)  X(float, rstd1, N)  X(float, qkv, N * 3 * C) \
-    X(float, att, N * NH * T) X(float, atty, N * C)     X(float, mid, N * C) X(float, ln2, N * C) X(float, mean2, N) X(float, rstd2, N)
+    X(float, att, N * NH * T) X(float, atty, N * C)     X(float, mid, N * C) X(float, ln2, N * C) X(float, mean2, N) \
+    X(float, rstd2, N)
 #define GATE_MEMORY(X) \
     X(float, cosine, N * E) X(float, dgate, N * E)      X(float, xnorm, N) \
     X(int, open, N * E)     X(int, k, N)                X(int, row_of, N * E) X(int, row_token, N * E)
@@ -760,7 +784,8 @@ typedef struct {                    // one row of the table that is made from th
     X(float, res, N * C)    X(float, lnf, N * C)        X(float, meanf, N)  X(float, rstdf, N) \
     X(float, logits, N * Vp) X(float, losses, N)        X(float, lse, N)
 #define BACKWARD_MEMORY(X) \
-    X(float, dres, N * C)   X(float, dln, N * C)        X(float, dqkv, N * 3 * C) X(float, datty, N * C) X(float, datt, B * NH * QUERY_BLOCK * T)
+    X(float, dres, N * C)   X(float, dln, N * C)        X(float, dqkv, N * 3 * C) X(float, datty, N * C) \
+    X(float, datt, B * NH * QUERY_BLOCK * T)
 
 #define FIELD(type, field, count) type* field;
 typedef struct {
@@ -796,7 +821,8 @@ typedef struct {
 void add_tensor(GPT2* model, float** param, float** grad, int layer, const char* name, int a, int b, int c, int first, int decay) {
     // appends one row to the table and points param and grad into the memories, where there are any
     Tensor* t = &model->table[model->n_tensors++];
-    if (layer >= 0) { snprintf(t->name, sizeof t->name, "h.%d.%s", layer, name); } else { snprintf(t->name, sizeof t->name, "%s", name); }
+    if (layer >= 0) { snprintf(t->name, sizeof t->name, "h.%d.%s", layer, name); }
+    else { snprintf(t->name, sizeof t->name, "%s", name); }
     t->ndim = c > 0 ? 3 : b > 0 ? 2 : 1;
     t->shape[0] = (size_t)a;
     t->shape[1] = (size_t)b;
@@ -821,7 +847,8 @@ void parameters_layout(GPT2* model) {
     #define X(f, name, a, b, c, first, decay) add_tensor(model, &model->params.f, &model->grads.f, -1, name, a, b, c, first, decay);
     MODEL_TENSORS(X)
     #undef X
-    #define X(f, name, a, b, c, first, decay) add_tensor(model, &model->params.h[l].f, &model->grads.h[l].f, l, name, a, b, c, first, decay);
+    #define X(f, name, a, b, c, first, decay) \
+        add_tensor(model, &model->params.h[l].f, &model->grads.h[l].f, l, name, a, b, c, first, decay);
     for (int l = 0; l < model->config.L; l++) {
         BLOCK_TENSORS(X)
         if (model->config.moe[l]) { MOE_TENSORS(X) } else { DENSE_TENSORS(X) }
@@ -831,7 +858,8 @@ void parameters_layout(GPT2* model) {
 
 size_t activations_layout(GPT2* model, size_t B, size_t T, int training) {
     // points every activation of fixed size into act_memory; returns how many floats that takes (called first without memory)
-    size_t n = 0, N = B * T, C = (size_t)model->config.C, E = (size_t)model->config.E, NH = (size_t)model->config.NH, Vp = (size_t)model->config.Vp;
+    size_t n = 0, N = B * T, C = (size_t)model->config.C, E = (size_t)model->config.E;
+    size_t NH = (size_t)model->config.NH, Vp = (size_t)model->config.Vp;
     #define X(type, field, count) a->field = (type*)(model->act_memory != NULL ? model->act_memory + n : NULL); n += (count);
     for (int l = 0; l < model->config.L; l++) {
         Layer* a = &model->layer[l];
@@ -863,12 +891,15 @@ void gpt2_build(GPT2* model, Config config, int B, int T, int training) {
     model->act_bytes = activations_layout(model, (size_t)B, (size_t)T, training) * sizeof(float);
     model->act_memory = (float*)alloc_zeroed(model->act_bytes, 1, "activations");
     activations_layout(model, (size_t)B, (size_t)T, training);
-    for (int l = 0; l < config.L; l++) { model->layer[l].record_sum = (double*)alloc_zeroed((size_t)config.C, sizeof(double), "records"); }
+    for (int l = 0; l < config.L; l++) {
+        model->layer[l].record_sum = (double*)alloc_zeroed((size_t)config.C, sizeof(double), "records");
+    }
 }
 
 void rows_reserve(GPT2* model, Layer* a, size_t R) {
     // room for R rows in a layer, and in the scratch that its backward needs; contents are not kept
-    size_t C = (size_t)model->config.C, H = (size_t)model->config.H, room = R + R / 8 + 16; // a little more, so that it grows rarely
+    size_t C = (size_t)model->config.C, H = (size_t)model->config.H;
+    size_t room = R + R / 8 + 16; // a little more, so that it grows rarely
     if (R > a->row_capacity) {
         free(a->xr);
         a->xr = (float*)alloc_zeroed(room * (2 * C + 2 * H), sizeof(float), "the rows of a layer");
@@ -925,7 +956,9 @@ void gpt2_init(GPT2* model, int start_experts, int copies, uint64_t* rng) {
         float std = t->first == RESIDUAL ? 0.02f / sqrtf(2.0f * (float)c->L) : 0.02f;
         if (t->first == ORTHOGONAL) { orthogonal_rows(p, c->E, c->C, rng); continue; }
         if (p == model->params.wte) { drawn = (size_t)c->V * c->C; } // rows V.. stay zero
-        for (size_t j = 0; j < drawn; j++) { p[j] = t->first == ZEROS ? 0.0f : t->first == ONES ? 1.0f : std * (float)random_normal(rng); }
+        for (size_t j = 0; j < drawn; j++) {
+            p[j] = t->first == ZEROS ? 0.0f : t->first == ONES ? 1.0f : std * (float)random_normal(rng);
+        }
         for (size_t j = drawn; t->slots > 1 && j < t->size; j++) { p[j] = p[j - drawn]; }
     }
     for (int l = 0; l < c->L; l++) {
@@ -969,7 +1002,8 @@ void moe_backward(GPT2* model, int l, float* dx, const float* dy, const float* x
     gather_backward(dx, model->drow_c, a->row_of, N, C, E);
     if (weight[2] != 0.0f) { balance_loss(a->dgate, a->open, a->k, weight[2], N, E); }
     if (weight[3] != 0.0f) { efficiency_loss(a->dgate, a->open, a->k, weight[3], N, E); }
-    gate_backward_add(dx, d->gatew, d->gateG, a->dgate, a->open, a->cosine, a->xnorm, a->wnorm, x, p->gatew, p->gateG, c->tau, N, C, E);
+    gate_backward_add(dx, d->gatew, d->gateG, a->dgate, a->open, a->cosine, a->xnorm, a->wnorm, x, p->gatew, p->gateG, c->tau, N, C,
+                      E);
     if (weight[0] != 0.0f) { diversity_loss(d->gatew, p->gatew, a->wnorm, a->mask, weight[0], C, E); }
     if (weight[1] != 0.0f) { simplicity_loss(d->gatew, p->gatew, a->wnorm, a->mask, weight[1], C, E); }
 }
@@ -1034,7 +1068,9 @@ float gpt2_forward(GPT2* model, const int* x, const int* y, int B, int T, int tr
     // tokens x (B, T), targets y (B, T) or NULL -> logits, and with targets losses; returns the mean loss in nats, or 0
     // training: k = 0 means residual only, auxiliary terms and records. Else evaluation: top-1 fallback, nothing recorded.
     int N = B * T, C = model->config.C;
-    if (B > model->max_B || T > model->max_T) { die("a bug: please report it", "forward of %d x %d, memory is for %d x %d", B, T, model->max_B, model->max_T); }
+    if (B > model->max_B || T > model->max_T) {
+        die("a bug: please report it", "forward of %d x %d, memory is for %d x %d", B, T, model->max_B, model->max_T);
+    }
     model->B = B; model->T = T; model->x = x; model->y = y; model->aux = 0.0f;
     embedding_forward(model->layer[0].res, x, model->params.wte, model->params.wpe, B, T, C);
     for (int l = 0; l < model->config.L; l++) {
@@ -1085,7 +1121,9 @@ double gpt2_grad_norm(const GPT2* model) {
         sums[i] = sum;
     }
     for (int i = 0; i < model->n_tensors; i++) {
-        if (!isfinite(sums[i])) { die("lower --lr, or look at the last lines of log.jsonl", "the gradient of %s is not finite", model->table[i].name); }
+        if (!isfinite(sums[i])) {
+            die("lower --lr, or look at the last lines of log.jsonl", "the gradient of %s is not finite", model->table[i].name);
+        }
         total += sums[i];
     }
     return sqrt(total);
@@ -1113,8 +1151,8 @@ void gpt2_update(GPT2* model, int step, float lr, float beta1, float beta2, floa
         for (int e = 0; e < t->slots; e++) {
             size_t o = t->offset + e * n;
             if (t->moe && !model->layer[t->layer].mask[e]) { continue; }
-            adamw(model->params_memory + o, model->grads_memory + o, model->m_memory + o, model->v_memory + o, n, lr, beta1, beta2, eps,
-                  t->decay ? weight_decay : 0.0f, correction1, correction2, scale);
+            adamw(model->params_memory + o, model->grads_memory + o, model->m_memory + o, model->v_memory + o, n, lr, beta1, beta2,
+                  eps, t->decay ? weight_decay : 0.0f, correction1, correction2, scale);
         }
     }
 }
@@ -1180,7 +1218,8 @@ typedef struct {
 typedef struct { const char *p, *end, *path; } Json;
 
 __attribute__((noreturn)) void json_bad(const Json* j, const char* what) {
-    die("the file is damaged or no safetensors file: copy or save it again", "%s: header: %s, %td bytes before its end", j->path, what, j->end - j->p);
+    die("the file is damaged or no safetensors file: copy or save it again", "%s: header: %s, %td bytes before its end", j->path,
+        what, j->end - j->p);
 }
 
 char json_peek(Json* j) { // the next character that is not a blank, 0 at the end
@@ -1212,7 +1251,9 @@ void json_string(Json* j, char* out, size_t room) {
             const char* at = ++j->p < j->end && *j->p ? strchr(from, *j->p) : NULL;
             unsigned code = 0;
             for (int i = 1; at == NULL && i < 5; i++) { // \u00XX is a byte, as json_print writes it
-                if (*j->p != 'u' || j->end - j->p < 5 || !isxdigit((unsigned char)j->p[i])) { json_bad(j, "unknown escape in a string"); }
+                if (*j->p != 'u' || j->end - j->p < 5 || !isxdigit((unsigned char)j->p[i])) {
+                    json_bad(j, "unknown escape in a string");
+                }
                 code = code * 16 + (unsigned)(isdigit((unsigned char)j->p[i]) ? j->p[i] - '0' : (j->p[i] | 32) - 'a' + 10);
             }
             c = at != NULL ? to[at - from] : code < 256 ? (char)code : '?';
@@ -1256,9 +1297,12 @@ void json_tensor(Json* j, SafeTensor* t, const unsigned char* data, size_t data_
         json_string(j, key, sizeof key);
         json_expect(j, ':');
         if (strcmp(key, "dtype") == 0 && n_dtype++ == 0) { json_string(j, t->dtype, sizeof t->dtype); }
-        else if (strcmp(key, "shape") == 0 && n_shape++ == 0) { t->ndim = json_sizes(j, t->shape, 8); }
-        else if (strcmp(key, "data_offsets") == 0 && n_offsets++ == 0) { if (json_sizes(j, offsets, 2) != 2) { json_bad(j, "not two data_offsets"); } }
-        else { json_bad(j, "an unknown or repeated key in a tensor"); }
+        else if (strcmp(key, "shape") == 0 && n_shape++ == 0) { t->ndim = json_sizes(j, t->shape, 8);
+        } else if (strcmp(key, "data_offsets") == 0 && n_offsets++ == 0) {
+            if (json_sizes(j, offsets, 2) != 2) { json_bad(j, "not two data_offsets"); }
+        } else {
+            json_bad(j, "an unknown or repeated key in a tensor");
+        }
     }
     if (n_dtype + n_shape + n_offsets != 3) { json_bad(j, "a tensor needs dtype, shape and data_offsets"); }
     t->bytes = dtype_size(t->dtype);
@@ -1293,9 +1337,13 @@ unsigned char* map_file(const char* path, size_t* size) { // the bytes of a file
     struct stat st;
     int fd = open(path, O_RDONLY);
     if (fd < 0 || fstat(fd, &st) != 0) { die("check the path", "%s: %s", path, strerror(errno)); }
-    if (!S_ISREG(st.st_mode) || st.st_size == 0) { die("give another file", "%s: %s", path, S_ISREG(st.st_mode) ? "the file is empty" : "not a regular file"); }
+    if (!S_ISREG(st.st_mode) || st.st_size == 0) {
+        die("give another file", "%s: %s", path, S_ISREG(st.st_mode) ? "the file is empty" : "not a regular file");
+    }
     void* map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED) { die("close other programs, or copy the file to a local disk", "%s: cannot map the file: %s", path, strerror(errno)); }
+    if (map == MAP_FAILED) {
+        die("close other programs, or copy the file to a local disk", "%s: cannot map the file: %s", path, strerror(errno));
+    }
     close(fd);
     *size = (size_t)st.st_size;
     return (unsigned char*)map;
@@ -1312,7 +1360,8 @@ SafeFile safetensors_open(const char* path) {
     if (f.map_size < 8 || header > f.map_size - 8) { json_bad(&j, "its length goes beyond the end of the file"); }
     j.end += header;
     const unsigned char* data = f.map + 8 + header;
-    size_t room = header / 40 + 1 < 8192 ? header / 40 + 1 : 8192, meta_room = header / 6 + 1 < 1024 ? header / 6 + 1 : 1024; // no entry is shorter
+    size_t room = header / 40 + 1 < 8192 ? header / 40 + 1 : 8192,
+           meta_room = header / 6 + 1 < 1024 ? header / 6 + 1 : 1024; // no entry is shorter
     f.tensors = (SafeTensor*)alloc_zeroed(room, sizeof(SafeTensor), "the header of a file");
     f.meta = (char (*)[2][512])alloc_zeroed(meta_room, sizeof *f.meta, "the header of a file");
     json_expect(&j, '{');
@@ -1320,7 +1369,9 @@ SafeFile safetensors_open(const char* path) {
         json_string(&j, key, sizeof key);
         json_expect(&j, ':');
         if (strcmp(key, "__metadata__") != 0) {
-            if ((size_t)f.n == room || safetensors_find(&f, key) != NULL) { json_bad(&j, f.n == 8192 ? "more than 8192 tensors" : "two tensors of one name"); }
+            if ((size_t)f.n == room || safetensors_find(&f, key) != NULL) {
+                json_bad(&j, f.n == 8192 ? "more than 8192 tensors" : "two tensors of one name");
+            }
             memcpy(f.tensors[f.n].name, key, sizeof key);
             json_tensor(&j, &f.tensors[f.n++], data, f.map_size - 8 - header);
             continue;
@@ -1337,7 +1388,9 @@ SafeFile safetensors_open(const char* path) {
     if (json_peek(&j) != 0 || j.p != j.end) { json_bad(&j, "something after the last }"); }
     qsort(f.tensors, (size_t)f.n, sizeof(SafeTensor), compare_data);
     for (int i = 0; i < f.n; i++) {
-        if (f.tensors[i].data != data) { die("the file is damaged: copy or save it again", "%s: %s: its data overlap or leave a gap", path, f.tensors[i].name); }
+        if (f.tensors[i].data != data) {
+            die("the file is damaged: copy or save it again", "%s: %s: its data overlap or leave a gap", path, f.tensors[i].name);
+        }
         data += f.tensors[i].bytes;
     }
     if (data != f.map + f.map_size) { die("the file is damaged: copy or save it again", "%s: bytes after the last tensor", path); }
@@ -1360,7 +1413,13 @@ void json_print(FILE* out, const char* s) { // a JSON string; bytes outside ASCI
     fputc('"', out);
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
-        if (c == '"' || c == '\\') { fprintf(out, "\\%c", c); } else if (c < 32 || c > 126) { fprintf(out, "\\u%04x", c); } else { fputc(c, out); }
+        if (c == '"' || c == '\\') {
+            fprintf(out, "\\%c", c);
+        } else if (c < 32 || c > 126) {
+            fprintf(out, "\\u%04x", c);
+        } else {
+            fputc(c, out);
+        }
     }
     fputc('"', out);
 }
@@ -1377,7 +1436,8 @@ void file_end(FILE* f, const char* temporary, const char* path) { // fsync, then
     if (fclose(f) == 0 && !bad && rename(temporary, path) == 0) { return; }
     why = bad ? why : errno;
     unlink(temporary);
-    die("free some space or choose another folder; what was there before is untouched", "%s: cannot write: %s", path, strerror(why));
+    die("free some space or choose another folder; what was there before is untouched", "%s: cannot write: %s", path,
+        strerror(why));
 }
 
 void safetensors_save(const char* path, const SafeTensor* tensors, int n, const char* meta) {
@@ -1411,56 +1471,56 @@ void safetensors_save(const char* path, const SafeTensor* tensors, int n, const 
 typedef int flag;           // takes no value
 typedef const char* text;
 #define FLAGS(X) \
-    X(text,  data,           "-i",  "",           0, 0,        "training text: any file as bytes, or llm.c .bin shards (a pattern means shards)") \
-    X(text,  val,            "-j",  "",           0, 0,        "validation text (default: the last 10 percent of --data)") \
-    X(text,  out,            "-o",  "out",        0, 0,        "folder for log.jsonl and model.safetensors") \
-    X(text,  init,           "-f",  "",           0, 0,        "start from this checkpoint's model") \
-    X(text,  resume,         "-r",  "",           0, 0,        "continue this checkpoint's run: its flags, unless given again") \
-    X(text,  preset,         "-P",  "default",    0, 0,        "default, paper (its losses, rows of W free), or authors (their repository of today)") \
-    X(int,   depth,          "-d",  "0",          0, 64,       "one dial D: D layers, D heads, 64 D channels, context 64 (256 above D = 4), lr") \
-    X(int,   layers,         "-L",  "4",          1, 128,      "layers") \
-    X(int,   heads,          "-H",  "4",          1, 1024,     "attention heads") \
-    X(int,   channels,       "-C",  "128",        1, 65536,    "channels") \
-    X(int,   context,        "-t",  "64",         1, 65536,    "tokens in a sequence") \
-    X(text,  moe_layers,     "-ml", "every2",     0, 0,        "DynMoE layers: every2, all, none, or a list like 0,2,5") \
-    X(int,   experts,        "-E",  "8",          1, 64,       "experts in the pool of a layer") \
-    X(int,   start_experts,  "-Es", "4",          0, 64,       "experts that are active at the start") \
-    X(text,  expert_init,    "-Ei", "random",     0, 0,        "random, or copies: all experts of a layer start equal") \
-    X(text,  kgrad,          "-k",  "normalised", 0, 0,        "gradient of 1/k: normalised or detached") \
-    X(float, gate_scale,     "-gs", "1",          1e-6, 1e6,   "temperature tau of the gate: scales its gradients, changes no decision") \
-    X(int,   unit_norm,      "-un", "1",          0, 1,        "1: rows of W go back to length 1 after each step") \
-    X(int,   train_fallback, "-tf", "0",          0, 1,        "1: in training too a token without experts gets the nearest one") \
-    X(float, aux_diversity,  "-a1", "0",          0, 1e6,      "weight of the diversity loss") \
-    X(float, aux_simplicity, "-a2", "0",          0, 1e6,      "weight of the simplicity loss") \
-    X(float, aux_balance,    "-a3", "0",          0, 1e6,      "weight of the load-balance loss") \
-    X(float, aux_efficiency, "-a4", "0",          0, 1e6,      "weight of the efficiency loss") \
-    X(int,   window,         "-aw", "100",        1, 1000000,  "adaptive process: steps in which it records") \
-    X(int,   period,         "-ap", "300",        0, 1000000,  "and the period at which that repeats (0: never)") \
-    X(float, adapt_stop,     "-as", "0.8",        0, 1,        "fraction of the run after which experts stay") \
-    X(int,   min_experts,    "-am", "1",          0, 64,       "experts that a layer keeps at least") \
+    X(text,  data,           "-i",  "",           0, 0,    "text to train on: any file as bytes, or llm.c .bin shards") \
+    X(text,  val,            "-j",  "",           0, 0,    "validation text (default: the last 10 percent of --data)") \
+    X(text,  out,            "-o",  "out",        0, 0,    "folder for log.jsonl and model.safetensors") \
+    X(text,  init,           "-f",  "",           0, 0,    "start from this checkpoint's model") \
+    X(text,  resume,         "-r",  "",           0, 0,    "continue this checkpoint's run: its flags, unless given again") \
+    X(text,  preset,         "-P",  "default",    0, 0,    "default, paper (its losses, free rows), authors (their code)") \
+    X(int,   depth,          "-d",  "0",          0, 64,   "one dial D: D layers and heads, 64 D channels, context, lr") \
+    X(int,   layers,         "-L",  "4",          1, 128,  "layers") \
+    X(int,   heads,          "-H",  "4",          1, 1024, "attention heads") \
+    X(int,   channels,       "-C",  "128",        1, 65536, "channels") \
+    X(int,   context,        "-t",  "64",         1, 65536, "tokens in a sequence") \
+    X(text,  moe_layers,     "-ml", "every2",     0, 0,    "DynMoE layers: every2, all, none, or a list like 0,2,5") \
+    X(int,   experts,        "-E",  "8",          1, 64,   "experts in the pool of a layer") \
+    X(int,   start_experts,  "-Es", "4",          0, 64,   "experts that are active at the start") \
+    X(text,  expert_init,    "-Ei", "random",     0, 0,    "random, or copies: all experts of a layer start equal") \
+    X(text,  kgrad,          "-k",  "normalised", 0, 0,    "gradient of 1/k: normalised or detached") \
+    X(float, gate_scale,     "-gs", "1",          1e-6, 1e6,  "temperature tau: scales gate gradients, changes no decision") \
+    X(int,   unit_norm,      "-un", "1",          0, 1,    "1: rows of W go back to length 1 after each step") \
+    X(int,   train_fallback, "-tf", "0",          0, 1,    "1: in training too a token without experts gets the nearest one") \
+    X(float, aux_diversity,  "-a1", "0",          0, 1e6,  "weight of the diversity loss") \
+    X(float, aux_simplicity, "-a2", "0",          0, 1e6,  "weight of the simplicity loss") \
+    X(float, aux_balance,    "-a3", "0",          0, 1e6,  "weight of the load-balance loss") \
+    X(float, aux_efficiency, "-a4", "0",          0, 1e6,  "weight of the efficiency loss") \
+    X(int,   window,         "-aw", "100",        1, 1000000, "adaptive process: steps in which it records") \
+    X(int,   period,         "-ap", "300",        0, 1000000, "and the period at which that repeats (0: never)") \
+    X(float, adapt_stop,     "-as", "0.8",        0, 1,    "fraction of the run after which experts stay") \
+    X(int,   min_experts,    "-am", "1",          0, 64,   "experts that a layer keeps at least") \
     X(int,   steps,          "-x",  "4000",       0, 2000000000, "training steps") \
-    X(int,   batch,          "-b",  "8",          1, 65536,    "sequences in a batch") \
-    X(int,   accum,          "-g",  "1",          1, 65536,    "batches whose gradients make one step") \
-    X(float, lr,             "-l",  "0.001",      0, 10,       "largest learning rate") \
-    X(float, lr_end,         "-le", "0.1",        0, 1,        "last learning rate, as a fraction of --lr") \
+    X(int,   batch,          "-b",  "8",          1, 65536, "sequences in a batch") \
+    X(int,   accum,          "-g",  "1",          1, 65536, "batches whose gradients make one step") \
+    X(float, lr,             "-l",  "0.001",      0, 10,   "largest learning rate") \
+    X(float, lr_end,         "-le", "0.1",        0, 1,    "last learning rate, as a fraction of --lr") \
     X(int,   warmup,         "-w",  "100",        0, 1000000000, "steps of linear warm-up; a cosine follows") \
-    X(float, weight_decay,   "-wd", "0.1",        0, 10,       "AdamW's decay, on matrices only; never on W, G, biases, norms") \
-    X(float, beta1,          "-b1", "0.9",        0, 0.9999,   "AdamW's beta 1") \
+    X(float, weight_decay,   "-wd", "0.1",        0, 10,   "AdamW's decay, on matrices only; never on W, G, biases, norms") \
+    X(float, beta1,          "-b1", "0.9",        0, 0.9999, "AdamW's beta 1") \
     X(float, beta2,          "-b2", "0.99",       0, 0.999999, "AdamW's beta 2") \
-    X(float, clip,           "-c",  "1",          0, 1e9,      "largest gradient norm (0: no clipping)") \
+    X(float, clip,           "-c",  "1",          0, 1e9,  "largest gradient norm (0: no clipping)") \
     X(int,   seed,           "-s",  "1337",       0, 2147483647, "seed of weights, batches and samples") \
-    X(int,   threads,        "-n",  "0",          0, 1024,     "threads (0: one per core)") \
+    X(int,   threads,        "-n",  "0",          0, 1024, "threads (0: one per core)") \
     X(int,   log_every,      "-v",  "50",         1, 1000000000, "steps between progress lines (means over those steps)") \
     X(int,   val_every,      "-ve", "500",        0, 1000000000, "steps between validations (0: at the end only)") \
     X(int,   val_tokens,     "-vt", "65536",      0, 2147483647, "validation tokens (0: all)") \
     X(int,   save_every,     "-se", "0",          0, 1000000000, "steps between checkpoints (0: at the end only)") \
-    X(int,   overfit,        "-of", "0",          0, 1,        "1: train on one batch only; its loss must go to nearly 0") \
-    X(flag,  eval_only,      "-e",  "0",          0, 1,        "validate the --init model and stop") \
-    X(text,  dump_routing,   "-dr", "",           0, 0,        "write loss and experts of every validation token to this file") \
-    X(text,  prompt,         "-p",  "",           0, 0,        "continue this text with the --init model and stop") \
-    X(int,   generate,       "-gn", "256",        0, 1000000,  "tokens to generate, after training too") \
-    X(float, temperature,    "-gt", "0.8",        0, 100,      "sampling temperature (0: always the most likely token)") \
-    X(int,   top_k_sample,   "-gk", "0",          0, 1000000,  "sample among this many most likely tokens (0: all)")
+    X(int,   overfit,        "-of", "0",          0, 1,    "1: train on one batch only; its loss must go to nearly 0") \
+    X(flag,  eval_only,      "-e",  "0",          0, 1,    "validate the --init model and stop") \
+    X(text,  dump_routing,   "-dr", "",           0, 0,    "write loss and experts of every validation token to this file") \
+    X(text,  prompt,         "-p",  "",           0, 0,    "continue this text with the --init model and stop") \
+    X(int,   generate,       "-gn", "256",        0, 1000000, "tokens to generate, after training too") \
+    X(float, temperature,    "-gt", "0.8",        0, 100,  "sampling temperature (0: always the most likely token)") \
+    X(int,   top_k_sample,   "-gk", "0",          0, 1000000, "sample among this many most likely tokens (0: all)")
 
 typedef struct {
     #define X(type, field, twin, value, low, high, help) type field;
@@ -1468,10 +1528,18 @@ typedef struct {
     #undef X
 } Settings;
 
-typedef struct { const char *field, *type, *twin, *value; double low, high; const char* help; size_t place; char name[32]; const char* now; } Flag;
+typedef struct {
+    const char *field, *type, *twin, *value;
+    double low, high;
+    const char* help;
+    size_t place;
+    char name[32];
+    const char* now;
+} Flag;
 
 Flag flag_table[] = { // name and now, the value as text, are filled by flags_read
-    #define X(type, field, twin, value, low, high, help) {#field, #type, twin, value, low, high, help, offsetof(Settings, field), "", value},
+    #define X(type, field, twin, value, low, high, help) \
+        {#field, #type, twin, value, low, high, help, offsetof(Settings, field), "", value},
     FLAGS(X)
     #undef X
 };
@@ -1487,7 +1555,8 @@ void flag_set(Settings* s, Flag* f, const char* value) {
     double x = strtod(value, &end);
     int whole = strcmp(f->type, "float") != 0;
     if (end == value || *end != '\0' || errno != 0 || !(x >= f->low && x <= f->high) || (whole && x != floor(x))) {
-        die_usage(NULL, "%s %s: expected a %s from %.10g to %.10g", f->name, value, whole ? "whole number" : "number", f->low, f->high);
+        die_usage(NULL, "%s %s: expected a %s from %.10g to %.10g", f->name, value, whole ? "whole number" : "number", f->low,
+                  f->high);
     }
     if (whole) { *(int*)place = (int)x; } else { *(float*)place = (float)x; }
 }
@@ -1517,14 +1586,17 @@ void flags_parse(Settings* s, int argc, const char* const* argv, int only_first)
             if (++i == argc) { die_usage(NULL, "%s needs a value", f->name); }
             value = argv[i];
         }
-        if (!only_first || !strcmp(f->field, "preset") || !strcmp(f->field, "depth") || !strcmp(f->field, "resume")) { flag_set(s, f, value); }
+        if (!only_first || !strcmp(f->field, "preset") || !strcmp(f->field, "depth") || !strcmp(f->field, "resume")) {
+            flag_set(s, f, value);
+        }
     }
 }
 
 Settings flags_read(int argc, const char* const* argv) {
     // defaults, then the flags of a resumed run, or --preset and --depth; then the command line as it stands
     static const char* const paper[] = {"", "--aux-diversity=0.01", "--aux-simplicity=0.01", "--unit-norm=0"};
-    static const char* const authors[] = {"", "--kgrad=detached", "--aux-balance=0.01", "--aux-efficiency=0.01", "--expert-init=copies"};
+    static const char* const authors[] = {"", "--kgrad=detached", "--aux-balance=0.01", "--aux-efficiency=0.01",
+                                          "--expert-init=copies"};
     static SafeFile file; // stays open: flags of a resumed run point into it
     Settings s;
     static char dial[5][32];
@@ -1545,7 +1617,9 @@ Settings flags_read(int argc, const char* const* argv) {
         }
     } else {
         int theirs = strcmp(s.preset, "authors") == 0; // on top of the paper's
-        if (!theirs && strcmp(s.preset, "paper") && strcmp(s.preset, "default")) { die_usage("default, paper or authors", "--preset %s: no such preset", s.preset); }
+        if (!theirs && strcmp(s.preset, "paper") && strcmp(s.preset, "default")) {
+            die_usage("default, paper or authors", "--preset %s: no such preset", s.preset);
+        }
         if (strcmp(s.preset, "default") != 0) { flags_parse(&s, 4, paper, 0); }
         if (theirs) { flags_parse(&s, 5, authors, 0); }
         if (s.depth > 0) { // the learning rate falls with the root of the width; the default, 128 channels, has 0.001
@@ -1568,7 +1642,8 @@ int config_moe_layers(Config* c, const char* list) { // every2, all, none, or 0,
         char* end;
         long l = strtol(p, &end, 10);
         if (!isdigit((unsigned char)*p) || (*end != ',' && *end != '\0') || l >= c->L) {
-            die_usage("every2, all, none, or numbers below --layers with commas between", "--moe-layers %s: not a list of layers below %d", list, c->L);
+            die_usage("every2, all, none, or numbers below --layers with commas between",
+                      "--moe-layers %s: not a list of layers below %d", list, c->L);
         }
         c->moe[l] = 1;
         named = *end == '\0';
@@ -1592,7 +1667,9 @@ const char* meta_text(const SafeFile* f, const char* key) {
 int meta_int(const SafeFile* f, const char* key, int low, int high) {
     char* end;
     long x = strtol(meta_text(f, key), &end, 10);
-    if (*end != '\0' || x < low || x > high) { die("the file is damaged", "%s: metadata %s is %s, expected %d to %d", f->path, key, meta_text(f, key), low, high); }
+    if (*end != '\0' || x < low || x > high) {
+        die("the file is damaged", "%s: metadata %s is %s, expected %d to %d", f->path, key, meta_text(f, key), low, high);
+    }
     return (int)x;
 }
 
@@ -1614,9 +1691,13 @@ Config config_make(const Settings* s, int V, const SafeFile* f) {
     c.train_fallback = s->train_fallback;
     const float weights[4] = {s->aux_diversity, s->aux_simplicity, s->aux_balance, s->aux_efficiency};
     memcpy(c.aux_weight, weights, sizeof weights);
-    if (c.C % c.NH != 0) { die_usage("channels must be a multiple of heads", "%d channels do not divide into %d heads", c.C, c.NH); }
+    if (c.C % c.NH != 0) {
+        die_usage("channels must be a multiple of heads", "%d channels do not divide into %d heads", c.C, c.NH);
+    }
     if (c.E > c.C) { die_usage("orthonormal rows of W need experts <= channels", "%d experts, %d channels", c.E, c.C); }
-    if (f == NULL && moe > 0 && (s->start_experts > c.E || s->min_experts > c.E)) { die_usage(NULL, "--start-experts or --min-experts is above --experts %d", c.E); }
+    if (f == NULL && moe > 0 && (s->start_experts > c.E || s->min_experts > c.E)) {
+        die_usage(NULL, "--start-experts or --min-experts is above --experts %d", c.E);
+    }
     if (moe == 0) { c.E = 0; } // a plain GPT-2
     return c;
 }
@@ -1668,9 +1749,11 @@ void checkpoint_save(GPT2* model, const Progress* p, const char* path) {
     size_t length;
     FILE* f = open_memstream(&meta, &length);
     moe_layers_print(list, c);
-    fprintf(f, "\"format\":\"dynmoe-checkpoint 1\",\"model\":\"gpt2\",\"L\":\"%d\",\"NH\":\"%d\",\"C\":\"%d\",\"T\":\"%d\",\"V\":\"%d\",\"Vp\":\"%d\",\"E\":\"%d\","
-            "\"scale\":\"%.9g\",\"moe_layers\":\"%s\",\"step\":\"%d\",\"rng_data\":\"%" PRIu64 "\",\"rng_sample\":\"%" PRIu64 "\",\"best_val\":\"%.9g\",\"recording\":\"%d\"",
-            c->L, c->NH, c->C, c->T, c->V, c->Vp, c->E, (double)c->tau, list, p->step, p->rng_data, p->rng_sample, (double)p->best_val, model->recording);
+    fprintf(f, "\"format\":\"dynmoe-checkpoint 1\",\"model\":\"gpt2\",\"L\":\"%d\",\"NH\":\"%d\",\"C\":\"%d\",", c->L, c->NH, c->C);
+    fprintf(f, "\"T\":\"%d\",\"V\":\"%d\",\"Vp\":\"%d\",\"E\":\"%d\",\"scale\":\"%.9g\",", c->T, c->V, c->Vp, c->E, (double)c->tau);
+    fprintf(f, "\"moe_layers\":\"%s\",\"step\":\"%d\",\"best_val\":\"%.9g\",", list, p->step, (double)p->best_val);
+    fprintf(f, "\"rng_data\":\"%" PRIu64 "\",\"rng_sample\":\"%" PRIu64 "\",", p->rng_data, p->rng_sample);
+    fprintf(f, "\"recording\":\"%d\"", model->recording);
     for (int i = 0; i < N_FLAGS; i++) {
         fprintf(f, ",\"flag.%s\":", flag_table[i].field);
         json_print(f, flag_table[i].now);
@@ -1683,18 +1766,23 @@ void checkpoint_save(GPT2* model, const Progress* p, const char* path) {
 
 void checkpoint_load(GPT2* model, const SafeFile* f, Progress* p) {
     // parameters and masks; with p not NULL also all that an exact continuation needs
-    SafeTensor* t = (SafeTensor*)alloc_zeroed((size_t)(3 * model->n_tensors + 4 * model->config.L), sizeof(SafeTensor), "a checkpoint");
+    SafeTensor* t =
+        (SafeTensor*)alloc_zeroed((size_t)(3 * model->n_tensors + 4 * model->config.L), sizeof(SafeTensor), "a checkpoint");
     int n = checkpoint_tensors(model, t, p != NULL);
     for (int i = 0; i < n; i++) {
         const SafeTensor* found = safetensors_find(f, t[i].name);
         if (found == NULL) { die("give a checkpoint that this program saved", "%s: no tensor %s", f->path, t[i].name); }
-        if (strcmp(found->dtype, t[i].dtype) != 0 || found->ndim != t[i].ndim || memcmp(found->shape, t[i].shape, (size_t)t[i].ndim * sizeof(size_t)) != 0) {
-            die("the file does not fit its own metadata", "%s: tensor %s has another dtype or shape than the model", f->path, t[i].name);
+        if (strcmp(found->dtype, t[i].dtype) != 0 || found->ndim != t[i].ndim ||
+            memcmp(found->shape, t[i].shape, (size_t)t[i].ndim * sizeof(size_t)) != 0) {
+            die("the file does not fit its own metadata", "%s: tensor %s has another dtype or shape than the model", f->path,
+                t[i].name);
         }
         memcpy((void*)(uintptr_t)t[i].data, found->data, t[i].bytes);
     }
     for (int l = 0; l < model->config.L; l++) {
-        for (int e = 0; e < model->config.E; e++) { if (model->layer[l].mask[e] >> 1) { die("the file is damaged", "%s: the mask of layer %d is not 0 or 1", f->path, l); } }
+        for (int e = 0; e < model->config.E; e++) {
+            if (model->layer[l].mask[e] >> 1) { die("the file is damaged", "%s: the mask of layer %d is not 0 or 1", f->path, l); }
+        }
     }
     free(t);
     if (p == NULL) { return; }
@@ -1721,9 +1809,12 @@ void data_add(Data* d, const char* path) { // maps one file, checks its header
     if (is_bin(path)) {
         int32_t header[3] = {0, 0, 0};
         if (size >= 1024) { memcpy(header, s.bytes, sizeof header); }
-        if (header[0] != 20240520 || header[1] != 1) { die("make token files with llm.c's data scripts", "%s: not an llm.c token file of version 1", path); }
+        if (header[0] != 20240520 || header[1] != 1) {
+            die("make token files with llm.c's data scripts", "%s: not an llm.c token file of version 1", path);
+        }
         if (header[2] < 0 || size != 1024 + 2 * (size_t)header[2]) {
-            die("the file is cut or damaged: copy it again", "%s: the header says %d tokens, the file has room for %zu", path, header[2], (size - 1024) / 2);
+            die("the file is cut or damaged: copy it again", "%s: the header says %d tokens, the file has room for %zu", path,
+                header[2], (size - 1024) / 2);
         }
         s.bytes += 1024;
         s.n = (size_t)header[2];
@@ -1737,11 +1828,15 @@ Data data_open(const char* pattern) { // a file, or a pattern like 'shards/train
     glob_t g;
     memset(&g, 0, sizeof g);
     int single = access(pattern, F_OK) == 0; // a file may have * in its name
-    if (!single && glob(pattern, 0, NULL, &g) != 0) { die("check the path; make data writes the default text, data/languages_train.txt", "%s: no such file", pattern); }
+    if (!single && glob(pattern, 0, NULL, &g) != 0) {
+        die("check the path; make data writes the default text, data/languages_train.txt", "%s: no such file", pattern);
+    }
     d.width = is_bin(single ? pattern : g.gl_pathv[0]) ? 2 : 1;
     for (size_t i = 0; i < (single ? 1 : g.gl_pathc); i++) {
         const char* path = single ? pattern : g.gl_pathv[i];
-        if (is_bin(path) != (d.width == 2)) { die("give all files as .bin, or none", "%s: not of the kind of the first file of %s", path, pattern); }
+        if (is_bin(path) != (d.width == 2)) {
+            die("give all files as .bin, or none", "%s: not of the kind of the first file of %s", path, pattern);
+        }
         data_add(&d, path);
     }
     globfree(&g);
@@ -1764,7 +1859,9 @@ size_t shard_places(const Shard* s, int T, int stride) { // where T tokens and a
 size_t data_places(const Data* d, int T, int stride) { // the same over all shards; at least one, or one clear line
     size_t n = 0;
     for (int i = 0; i < d->n; i++) { n += shard_places(&d->shard[i], T, stride); }
-    if (n == 0) { die("give more text, lower --context, or name a --val file", "%s: no room for %d tokens and a target", d->path, T); }
+    if (n == 0) {
+        die("give more text, lower --context, or name a --val file", "%s: no room for %d tokens and a target", d->path, T);
+    }
     return n;
 }
 
@@ -1774,7 +1871,9 @@ void data_read(const Data* d, size_t place, int stride, int* x, int* y, int T, i
     for (int t = 0; t <= T; t++) {
         size_t i = place * (size_t)stride + (size_t)t;
         int token = d->width == 1 ? s->bytes[i] : s->bytes[2 * i] | s->bytes[2 * i + 1] << 8;
-        if (token >= V) { die("give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d", d->path, token, i, V); }
+        if (token >= V) {
+            die("give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d", d->path, token, i, V);
+        }
         if (t < T) { x[t] = token; }
         if (t > 0) { y[t - 1] = token; }
     }
@@ -1791,7 +1890,10 @@ void data_batch(const Data* d, uint64_t* rng, int* x, int* y, int B, int T, int 
 // ----------------------------------------------------------------------------------------------------------------------
 // Watching: who uses which expert, on the terminal and in log.jsonl
 
-typedef struct { double tokens, rows, none, load[MAX_EXPERTS], hist[MAX_EXPERTS + 1]; int experts; } Routing; // one layer; hist: tokens by k
+typedef struct {
+    double tokens, rows, none, load[MAX_EXPERTS], hist[MAX_EXPERTS + 1];
+    int experts;
+} Routing; // one layer; hist: tokens by k
 
 void routing_add(Routing* r, const GPT2* model) { // r (L): adds what the last forward did
     for (int l = 0; l < model->config.L; l++) {
@@ -1819,7 +1921,8 @@ const char* shade(double share) { // a cell of the heat map, two columns wide; b
 void heat_map(const GPT2* model, const Routing* r) {
     // rows: DynMoE layers. Left: share of tokens that use each expert, -- for free slots. Right: share of tokens by k.
     int E = model->config.E;
-    printf("  share of tokens: %s below 25%%  %s below 50%%  %s below 75%%  %s above  -- free slot\n  expert  |", shade(.1), shade(.3), shade(.6), shade(1));
+    printf("  share of tokens: %s below 25%%  %s below 50%%  %s below 75%%  %s above  -- free slot\n  expert  |", shade(.1),
+           shade(.3), shade(.6), shade(1));
     for (int e = 0; e < E; e++) { printf("%2d", e); }
     printf("| mean k | k =");
     for (int k = 0; k <= E; k++) { printf("%2d", k); }
@@ -1836,7 +1939,9 @@ void heat_map(const GPT2* model, const Routing* r) {
 
 FILE* log_open(const char* folder, int append) {
     char path[1024];
-    if (mkdir(folder, 0777) != 0 && errno != EEXIST) { die("choose another --out", "%s: cannot make the folder: %s", folder, strerror(errno)); }
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
+        die("choose another --out", "%s: cannot make the folder: %s", folder, strerror(errno));
+    }
     snprintf(path, sizeof path, "%s/log.jsonl", folder);
     FILE* f = fopen(path, append ? "a" : "w");
     if (f == NULL) { die("choose another --out", "%s: %s", path, strerror(errno)); }
@@ -1853,7 +1958,8 @@ void log_routing(FILE* log, const GPT2* model, const Routing* r) { // one object
     fprintf(log, ",\"layers\":[");
     for (int l = 0; l < model->config.L; l++) {
         if (!model->config.moe[l]) { continue; }
-        fprintf(log, "%s{\"layer\":%d,\"experts\":%d,\"k\":%.5f,\"none\":%.5f,\"load\":[", comma, l, r[l].experts, r[l].rows / r[l].tokens, r[l].none / r[l].tokens);
+        fprintf(log, "%s{\"layer\":%d,\"experts\":%d,\"k\":%.5f,\"none\":%.5f,\"load\":[", comma, l, r[l].experts,
+                r[l].rows / r[l].tokens, r[l].none / r[l].tokens);
         for (int e = 0; e < model->config.E; e++) { fprintf(log, "%s%.5f", e ? "," : "", r[l].load[e] / r[l].tokens); }
         fprintf(log, "],\"hist\":[");
         for (int k = 0; k <= model->config.E; k++) { fprintf(log, "%s%.5f", k ? "," : "", r[l].hist[k] / r[l].tokens); }
@@ -1866,7 +1972,12 @@ void log_routing(FILE* log, const GPT2* model, const Routing* r) { // one object
 // ----------------------------------------------------------------------------------------------------------------------
 // Validation, sampling, training
 
-typedef struct { int32_t *token, *k; float* loss; unsigned char* open; size_t n; } Dump; // (n) (L, n) (n) (L, n, E): every token's fate
+typedef struct {
+    int32_t *token, *k;
+    float* loss;
+    unsigned char* open;
+    size_t n;
+} Dump; // (n) (L, n) (n) (L, n, E): every token's fate
 
 void dump_batch(Dump* d, const GPT2* model, size_t at) { // copies what the last forward did to tokens at ..
     size_t N = (size_t)model->B * model->T, E = (size_t)model->config.E;
@@ -1904,8 +2015,8 @@ float evaluate(GPT2* model, const Data* data, size_t max_tokens, int B, int T, R
     size_t windows = data_places(data, T, T), L = (size_t)model->config.L, E = (size_t)model->config.E;
     if (max_tokens > 0 && windows > (max_tokens + T - 1) / T) { windows = (max_tokens + T - 1) / T; }
     size_t n = *dump_path ? windows * T : 0;
-    Dump dump = {(int32_t*)alloc_zeroed(n, 4, "a dump"), (int32_t*)alloc_zeroed(L * n, 4, "a dump"), (float*)alloc_zeroed(n, 4, "a dump"),
-                 (unsigned char*)alloc_zeroed(L * n * E, 1, "a dump"), n};
+    Dump dump = {(int32_t*)alloc_zeroed(n, 4, "a dump"), (int32_t*)alloc_zeroed(L * n, 4, "a dump"),
+                 (float*)alloc_zeroed(n, 4, "a dump"), (unsigned char*)alloc_zeroed(L * n * E, 1, "a dump"), n};
     int *x = (int*)alloc_zeroed((size_t)B * T * 2, sizeof(int), "a batch"), *y = x + (size_t)B * T;
     double sum = 0.0;
     memset(r, 0, sizeof(Routing) * L);
@@ -1949,7 +2060,8 @@ void generate(GPT2* model, const Settings* s, int* tokens, int n, int total, uin
     for (; n < total; n++) {
         int t = n < model->config.T ? n : model->config.T;
         gpt2_forward(model, tokens + n - t, NULL, 1, t, 0);
-        tokens[n] = sample_token(model->logits + (size_t)(t - 1) * model->config.Vp, model->config.V, s->temperature, s->top_k_sample, rng);
+        tokens[n] =
+            sample_token(model->logits + (size_t)(t - 1) * model->config.Vp, model->config.V, s->temperature, s->top_k_sample, rng);
     }
 }
 
@@ -1965,7 +2077,7 @@ void continue_text(GPT2* model, const Settings* s, const char* prompt, uint64_t*
     // prints the prompt and what follows; a sample after training goes into the log too
     int n = (int)strlen(prompt), total = n + s->generate;
     int* tokens = (int*)alloc_zeroed((size_t)total, sizeof(int), "the text");
-    for (int i = 0; i < n; i++) { tokens[i] = model->config.V == 256 ? (unsigned char)prompt[i] : 50256; } // 50256: GPT-2's start of text
+    for (int i = 0; i < n; i++) { tokens[i] = model->config.V == 256 ? (unsigned char)prompt[i] : 50256; } // GPT-2's start
     generate(model, s, tokens, n, total, rng);
     print_tokens(tokens, total, model->config.V);
     if (log != NULL) {
@@ -1988,8 +2100,10 @@ int window_begins(const Settings* s, int step) { // before the forward of this s
 }
 
 void event(FILE* log, int step, int layer, const char* what, int expert, int64_t count) { // one line on both
-    printf("step %d layer %d: %s expert %d (%" PRId64 " tokens %s)\n", step, layer, what, expert, count, strcmp(what, "remove") ? "had chosen none" : "had chosen it");
-    fprintf(log, "{\"type\":\"event\",\"step\":%d,\"layer\":%d,\"what\":\"%s\",\"expert\":%d,\"count\":%" PRId64, step, layer, what, expert, count);
+    printf("step %d layer %d: %s expert %d (%" PRId64 " tokens %s)\n", step, layer, what, expert, count,
+           strcmp(what, "remove") ? "had chosen none" : "had chosen it");
+    fprintf(log, "{\"type\":\"event\",\"step\":%d,\"layer\":%d,\"what\":\"%s\",\"expert\":%d,\"count\":%" PRId64, step, layer, what,
+            expert, count);
     log_end(log);
 }
 
@@ -2000,11 +2114,14 @@ void window_ends(GPT2* model, const Settings* s, int step, FILE* log) { // updat
         if (!model->config.moe[l]) { continue; }
         int slot = gpt2_adapt(model, l, removed, s->min_experts);
         for (int e = 0; e < model->config.E; e++) { if (removed[e]) { event(log, step, l, "remove", e, 0); } }
-        if (slot != ADD_NONE) { event(log, step, l, slot >= 0 ? "add" : "full", slot >= 0 ? slot : -1, model->layer[l].record_unrouted); }
+        if (slot != ADD_NONE) {
+            event(log, step, l, slot >= 0 ? "add" : "full", slot >= 0 ? slot : -1, model->layer[l].record_unrouted);
+        }
     }
 }
 
-double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p, int* x, int* y, Routing* r, FILE* log, float* norm) {
+double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p, int* x, int* y, Routing* r, FILE* log,
+                  float* norm) {
     // one optimizer step on accum batches; returns its mean loss (nats) and the gradient norm before clipping; adds to r (L)
     double loss = 0.0;
     if (window_begins(s, p->step)) {
@@ -2015,7 +2132,9 @@ double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p,
     for (int m = 0; m < s->accum; m++) {
         if (!s->overfit || p->step + m == 0) { data_batch(data, &p->rng_data, x, y, s->batch, s->context, model->config.V); }
         loss += gpt2_forward(model, x, y, s->batch, s->context, 1) / s->accum;
-        if (!isfinite(loss)) { die("lower --lr, or look at the last lines of log.jsonl", "step %d: the loss is not finite", p->step); }
+        if (!isfinite(loss)) {
+            die("lower --lr, or look at the last lines of log.jsonl", "step %d: the loss is not finite", p->step);
+        }
         gpt2_backward(model, 1.0f / (float)s->accum);
         routing_add(r, model);
     }
@@ -2033,16 +2152,19 @@ double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p,
 void validate(GPT2* model, const Settings* s, const Data* val, Progress* p, Routing* r, FILE* log, int show_map) {
     float loss = evaluate(model, val, (size_t)s->val_tokens, s->batch, s->context, r, "");
     if (loss < p->best_val) { p->best_val = loss; }
-    printf("step %d: validation loss %.4f nats, %.4f bits per %s\n", p->step, loss, loss / log1p(1.0), val->width == 1 ? "byte" : "token");
+    printf("step %d: validation loss %.4f nats, %.4f bits per %s\n", p->step, loss, loss / log1p(1.0),
+           val->width == 1 ? "byte" : "token");
     if (model->config.E > 0 && show_map) { heat_map(model, r); }
     fprintf(log, "{\"type\":\"val\",\"step\":%d,\"loss\":%.6f,\"bits\":%.6f", p->step, loss, loss / log1p(1.0));
     log_routing(log, model, r);
     log_end(log);
 }
 
-void progress_line(const GPT2* model, const Settings* s, const Progress* p, const Routing* r, double loss, float norm, double seconds, int steps, FILE* log) {
+void progress_line(const GPT2* model, const Settings* s, const Progress* p, const Routing* r, double loss, float norm,
+                   double seconds, int steps, FILE* log) {
     // loss, routing and speed: means over the steps since the last line
-    double k = 0.0, none = 0.0, speed = (double)steps * s->accum * s->batch * s->context / seconds, eta = (s->steps - p->step) * seconds / steps;
+    double k = 0.0, none = 0.0, speed = (double)steps * s->accum * s->batch * s->context / seconds,
+           eta = (s->steps - p->step) * seconds / steps;
     int moe = 0;
     char experts[64] = "";
     for (int l = 0; l < model->config.L; l++) {
@@ -2055,8 +2177,10 @@ void progress_line(const GPT2* model, const Settings* s, const Progress* p, cons
     if (moe > 0) { printf(" | k %.2f | experts%s | none %.1f%%", k / moe, experts, 100.0 * none / moe); }
     printf(" | %.1fk tok/s | eta %dm%02ds\n", speed / 1000.0, (int)eta / 60, (int)eta % 60);
     fflush(stdout);
-    fprintf(log, "{\"type\":\"step\",\"step\":%d,\"loss\":%.6f,\"aux\":%.6f,\"norm\":%.5f,\"lr\":%.6g,\"k\":%.4f,\"tok_s\":%.1f,\"ms\":%.3f", p->step, loss,
-            model->aux, norm, learning_rate(s, p->step - 1), moe ? k / moe : 0.0, speed, 1000.0 * seconds / steps);
+    fprintf(
+        log,
+        "{\"type\":\"step\",\"step\":%d,\"loss\":%.6f,\"aux\":%.6f,\"norm\":%.5f,\"lr\":%.6g,\"k\":%.4f,\"tok_s\":%.1f,\"ms\":%.3f",
+        p->step, loss, model->aux, norm, learning_rate(s, p->step - 1), moe ? k / moe : 0.0, speed, 1000.0 * seconds / steps);
     log_routing(log, model, r);
     log_end(log);
 }
@@ -2120,16 +2244,22 @@ void start_block(const GPT2* model, const Settings* s, const Data* data, const D
     double body = (double)model->n_params - moe * c->E * expert - (double)c->T * c->C, attention = 2.0 * c->L * c->T * c->C;
     machine_name(cpu, sizeof cpu);
     printf("train_gpt2_dynmoe, commit %s, on %s, %d threads, matrices by %s\n", COMMIT, cpu, threads_count(), BLAS_NAME);
-    printf("data     %s: %.3f million tokens; validation: %.3f million of %s\n", data->path, 1e-6 * tokens, 1e-6 * val_tokens, *s->val ? s->val : "its end");
-    printf("model    %d layers (%d DynMoE, pool of %d experts), %d heads, %d channels, context %d, vocabulary %d\n", c->L, moe, c->E, c->NH, c->C, c->T, c->V);
+    printf("data     %s: %.3f million tokens; validation: %.3f million of %s\n", data->path, 1e-6 * tokens, 1e-6 * val_tokens,
+           *s->val ? s->val : "its end");
+    printf("model    %d layers (%d DynMoE, pool of %d experts), %d heads, %d channels, context %d, vocabulary %d\n", c->L, moe,
+           c->E, c->NH, c->C, c->T, c->V);
     double used1 = body + moe * expert, used2 = body + 2 * moe * expert; // by a token, at k = 1 and k = 2
-    printf("size     %.3f million parameters; a token uses %.3f million at k = 1, %.3f at k = 2\n", 1e-6 * (double)model->n_params, 1e-6 * used1, 1e-6 * used2);
-    printf("forward  %.2f MFLOP for a token at k = 1, %.2f at k = 2; backward twice that\n", 1e-6 * (2.0 * used1 + attention), 1e-6 * (2.0 * used2 + attention));
+    printf("size     %.3f million parameters; a token uses %.3f million at k = 1, %.3f at k = 2\n", 1e-6 * (double)model->n_params,
+           1e-6 * used1, 1e-6 * used2);
+    printf("forward  %.2f MFLOP for a token at k = 1, %.2f at k = 2; backward twice that\n", 1e-6 * (2.0 * used1 + attention),
+           1e-6 * (2.0 * used2 + attention));
     printf("memory   parameters, gradients, moments %.1f MB; activations %.1f MB; rows: %.3f MB per layer at k = 1\n",
            16e-6 * (double)model->n_params, 1e-6 * (double)model->act_bytes, 8e-6 * (c->C + c->H) * s->batch * s->context);
-    printf("run      %d steps of %d x %d x %d tokens, seed %d; log: %s/log.jsonl\n\n", s->steps, s->accum, s->batch, s->context, s->seed, s->out);
-    fprintf(log, "{\"type\":\"run\",\"version\":1,\"program\":\"train_gpt2_dynmoe.c\",\"commit\":\"%s\",\"threads\":%d,\"blas\":\"%s\",\"parameters\":%zu,\"machine\":",
-            COMMIT, threads_count(), BLAS_NAME, model->n_params);
+    printf("run      %d steps of %d x %d x %d tokens, seed %d; log: %s/log.jsonl\n\n", s->steps, s->accum, s->batch, s->context,
+           s->seed, s->out);
+    fprintf(log, "{\"type\":\"run\",\"version\":1,\"program\":\"train_gpt2_dynmoe.c\",\"commit\":\"%s\",\"threads\":%d,", COMMIT,
+            threads_count());
+    fprintf(log, "\"blas\":\"%s\",\"parameters\":%zu,\"machine\":", BLAS_NAME, model->n_params);
     json_print(log, cpu);
     fprintf(log, ",\"flags\":{");
     for (int i = 0; i < N_FLAGS; i++) {
@@ -2150,19 +2280,29 @@ int main(int argc, char** argv) {
     Data data = {NULL, 0, 1, ""}, val = data;
     SafeFile file;
     threads_set(s.threads);
-    if (s.period > 0 && 2 * s.window >= s.period) { die_usage("a period is rest, recording, rest", "--window %d: must be less than half of --period %d", s.window, s.period); }
+    if (s.period > 0 && 2 * s.window >= s.period) {
+        die_usage("a period is rest, recording, rest", "--window %d: must be less than half of --period %d", s.window, s.period);
+    }
     if (!training && !*from) { die_usage("train first: make train", "--eval-only and --prompt need --init FILE"); }
     if (!*s.prompt) {
-        if (!*s.data) { die_usage("any text file; make data writes the default one, data/languages_train.txt", "--data FILE is missing"); }
+        if (!*s.data) {
+            die_usage("any text file; make data writes the default one, data/languages_train.txt", "--data FILE is missing");
+        }
         data = data_open(s.data);
         val = *s.val ? data_open(s.val) : data_split(&data);
-        if (val.width != data.width) { die_usage("give both as text or both as .bin", "--val %s: not of the kind of --data", s.val); }
+        if (val.width != data.width) {
+            die_usage("give both as text or both as .bin", "--val %s: not of the kind of --data", s.val);
+        }
         V = data.width == 1 ? 256 : 50257;
     }
     if (*from) { file = safetensors_open(from); }
     Config config = config_make(&s, V, *from ? &file : NULL);
-    if (!*s.prompt && config.V != V) { die("give data of the kind it was trained on", "%s: its vocabulary of %d does not fit %s", from, config.V, s.data); }
-    if (*s.prompt && config.V != 256) { die("give a model of bytes", "--prompt: %s reads BPE tokens, which this program cannot make from text", from); }
+    if (!*s.prompt && config.V != V) {
+        die("give data of the kind it was trained on", "%s: its vocabulary of %d does not fit %s", from, config.V, s.data);
+    }
+    if (*s.prompt && config.V != 256) {
+        die("give a model of bytes", "--prompt: %s reads BPE tokens, which this program cannot make from text", from);
+    }
     s.context = config.T;
     gpt2_build(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
     if (*from) { checkpoint_load(&model, &file, *s.resume && training ? &p : NULL); safetensors_close(&file); }
@@ -2180,7 +2320,8 @@ int main(int argc, char** argv) {
     if (!*s.prompt && (s.eval_only || *s.dump_routing)) {
         static Routing r[MAX_LAYERS];
         float loss = evaluate(&model, &val, *s.dump_routing ? 0 : (size_t)s.val_tokens, s.batch, s.context, r, s.dump_routing);
-        printf("validation loss %.4f nats, %.4f bits per %s%s\n", loss, loss / log1p(1.0), val.width == 1 ? "byte" : "token", *s.dump_routing ? ", of the whole text" : "");
+        printf("validation loss %.4f nats, %.4f bits per %s%s\n", loss, loss / log1p(1.0), val.width == 1 ? "byte" : "token",
+               *s.dump_routing ? ", of the whole text" : "");
         if (s.eval_only && config.E > 0) { heat_map(&model, r); }
     }
     gpt2_free(&model);

@@ -46,8 +46,11 @@ for seed in $SEEDS; do
         rows | while read -r name flags; do
             dir="$OUT/$name-$data-$seed"
             if grep -q '"type":"end"' "$dir/log.jsonl" 2>/dev/null; then continue; fi
-            if [ "$data" = languages ]; then files="--data data/languages_train.txt --val data/languages_val.txt"; else files="--data $TEXT"; fi
-            echo "mkdir -p $dir; $PROGRAM $files --out $dir --steps $STEPS --seed $seed --threads 1 --generate 0 --val-every 1000 --val-tokens 0 $START $flags > $dir/stdout.txt 2>&1 && rm $dir/model.safetensors"
+            files="--data data/languages_train.txt --val data/languages_val.txt"
+            if [ "$data" = text ]; then files="--data $TEXT"; fi
+            log="--threads 1 --generate 0 --val-every 1000 --val-tokens 0"
+            echo "mkdir -p $dir; $PROGRAM $files --out $dir --steps $STEPS --seed $seed $log $START $flags" \
+                "> $dir/stdout.txt 2>&1 && rm $dir/model.safetensors"
         done
     done
 done | tr '\n' '\0' | xargs -0 -P "$JOBS" -n 1 sh -c 'echo "$1"; eval "$1"' sh

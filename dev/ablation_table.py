@@ -42,24 +42,28 @@ def main():
     out, lines = sys.argv[1], []
     everything = []
     for data, title in (("languages", "six languages"), ("text", "real text")):
-        lines += ["", "| %s | loss, mean (lowest to highest) | k per layer | k = 0, per layer | experts at the end | events | seeds |" % title,
+        lines += ["", "| " + title + " | loss, mean (lowest to highest) | k per layer | k = 0, per layer | experts at the end"
+                  " | events | seeds |",
                   "|---|---|---|---|---|---|---|"]
         for row in sys.argv[2].strip().splitlines():
             name, _, flags = row.partition(" ")
-            runs = [read_run(os.path.join(out, d, "log.jsonl")) for d in sorted(os.listdir(out)) if d.rsplit("-", 2)[0:2] == [name, data]]
-            runs = [r for r in runs if r]
+            folders = [d for d in sorted(os.listdir(out)) if d.rsplit("-", 2)[0:2] == [name, data]]
+            runs = [r for r in (read_run(os.path.join(out, d, "log.jsonl")) for d in folders) if r]
             everything += runs
             if not runs:
                 lines.append("| %s | not done | | | | | 0 |" % name)
                 continue
             losses = [r["loss"] for r in runs]
+            for r in runs:
+                r["percent"] = [100 * x for x in r["none"]]
             lines.append("| %s%s | %.4f (%.4f to %.4f) | %s | %s | %s | %.1f | %d |" % (
-                name, " `%s`" % flags if flags else "", sum(losses) / len(losses), min(losses), max(losses), per_layer(runs, "k", "%.2f"),
-                per_layer([{"none": [100 * x for x in r["none"]]} for r in runs], "none", "%.1f%%"), per_layer(runs, "experts", "%.1f"),
+                name, " `%s`" % flags if flags else "", sum(losses) / len(losses), min(losses), max(losses),
+                per_layer(runs, "k", "%.2f"), per_layer(runs, "percent", "%.1f%%"), per_layer(runs, "experts", "%.1f"),
                 sum(r["changes"] for r in runs) / len(runs), len(runs)))
     if everything:
         run = everything[0]["run"]
-        lines += ["", "%d runs of %d steps, %s, %s thread(s) each, %s." % (len(everything), everything[0]["steps"], run["machine"], run["threads"], run["blas"])]
+        lines += ["", "%d runs of %d steps, %s, %s thread(s) each, %s." % (len(everything), everything[0]["steps"], run["machine"],
+                                                                          run["threads"], run["blas"])]
     table = "\n".join(lines).strip() + "\n"
     print(table)
     if len(sys.argv) == 5:

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 # each program and its line budget; raising one is a visible change that says why
 # (the C program: 1,800 was the first budget; what users and bad input need - flags, logs, checkpoints, checks - took the rest)
-programs='train_gpt2_dynmoe.c:2200 train_gpt2_dynmoe.cu:2600 train_vit_dynmoe.cu:2400'
+programs='train_gpt2_dynmoe.c:2400 train_gpt2_dynmoe.cu:2600 train_vit_dynmoe.cu:2400'
 built='train_gpt2_dynmoe train_gpt2_dynmoe_cu train_vit_dynmoe'
 longest_line=132
 fixture_bytes=1048576 # of all fixtures together

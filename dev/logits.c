@@ -18,7 +18,9 @@ int main(int argc, char** argv) {
     SafeFile file = safetensors_open(argv[1]);
     Config config = config_make(&s, 256, &file);
     int n = (int)strlen(argv[2]), t = n < config.T ? n : config.T, V = config.V;
-    if (V != 256 || n == 0) { die("a model of bytes, a text of at least one", "%s: vocabulary %d, text of %d bytes", argv[1], V, n); }
+    if (V != 256 || n == 0) {
+        die("a model of bytes, a text of at least one", "%s: vocabulary %d, text of %d bytes", argv[1], V, n);
+    }
     gpt2_build(&model, config, 1, config.T, 0);
     checkpoint_load(&model, &file, NULL);
     int* tokens = (int*)alloc_zeroed((size_t)t, sizeof(int), "the text");

@@ -318,7 +318,7 @@ static void shuffle_within(unsigned char* d, const unsigned char* x, size_t n, u
 static double carried(double* chance, double* entropy, const GateRows* g, const TruthFile* t, size_t n) {
     // returns I(S; D | X) / H(D | X); out: the same with shuffled languages, mean of four; H(D | X) in bits
     unsigned char* shuffled = (unsigned char*)alloc_zeroed(n, 1, "shuffling");
-    double I = information(entropy, g->set, t->domain, t->byte, n), H, sum = 0.0;
+    double shared = information(entropy, g->set, t->domain, t->byte, n), H, sum = 0.0;
     memcpy(shuffled, t->domain, n);
     for (uint64_t seed = 1; seed <= 4; seed++) {
         shuffle_within(shuffled, t->byte, n, seed);
@@ -326,7 +326,7 @@ static double carried(double* chance, double* entropy, const GateRows* g, const 
     }
     free(shuffled);
     *chance = *entropy > 0 ? sum / *entropy : 0.0;
-    return *entropy > 0 ? I / *entropy : 0.0;
+    return *entropy > 0 ? shared / *entropy : 0.0;
 }
 
 static void print_carried(const TruthFile* t, const RoutingFile* d, const RoutingFile* untrained) {

@@ -100,7 +100,9 @@ static const float* logits_V(void) { // logits without the padded columns, (N, V
 static void read_param(const char* prefix, const char* name, float* out, size_t n, int needed) {
     const SafeTensor* t = safetensors_find(&file, in(prefix, "%s", name));
     if (t == NULL && !needed) { return; }
-    if (t == NULL || t->bytes != 4 * n || strcmp(t->dtype, "F32") != 0) { die(NULL, "%s: %s/%s is missing or of another size", file.path, prefix, name); }
+    if (t == NULL || t->bytes != 4 * n || strcmp(t->dtype, "F32") != 0) {
+        die(NULL, "%s: %s/%s is missing or of another size", file.path, prefix, name);
+    }
     memcpy(out, t->data, t->bytes);
 }
 
@@ -194,17 +196,23 @@ static void compare_records(int l) {
 }
 
 static void run_trajectory(const int* x, const int* y, int B, int T) { // groups traj, post, post_m, post_v
-    int steps = meta_int(&file, "n_steps", 1, 10000), begin = meta_int(&file, "win_begin", -1, 10000), end = meta_int(&file, "win_end", -1, 10000);
+    int steps = meta_int(&file, "n_steps", 1, 10000), begin = meta_int(&file, "win_begin", -1, 10000),
+        end = meta_int(&file, "win_end", -1, 10000);
     int L = model.config.L, E = model.config.E, removed[MAX_EXPERTS];
     size_t N = (size_t)B * T, S = (size_t)steps;
-    float lr = strtof(meta_text(&file, "lr"), NULL), wd = strtof(meta_text(&file, "wd"), NULL), eps = strtof(meta_text(&file, "eps"), NULL);
+    float lr = strtof(meta_text(&file, "lr"), NULL), wd = strtof(meta_text(&file, "wd"), NULL),
+          eps = strtof(meta_text(&file, "eps"), NULL);
     float beta1 = strtof(meta_text(&file, "beta1"), NULL), beta2 = strtof(meta_text(&file, "beta2"), NULL);
     double *loss = (double*)alloc_zeroed(3 * S, sizeof(double), "losses"), *ce = loss + S, *aux = ce + S;
     double* kmean = (double*)alloc_zeroed((size_t)L * S, sizeof(double), "k");
     int* count = (int*)alloc_zeroed((size_t)L * S * (size_t)(E + 1), sizeof(int), "counts");
     int* mask = (int*)alloc_zeroed((size_t)L * (S + 1) * (size_t)(E + 1), sizeof(int), "masks");
     for (int t = 0; t <= steps; t++) {
-        for (int l = 0; l < L; l++) { for (int e = 0; e < E; e++) { mask[((size_t)l * (S + 1) + (size_t)t) * (size_t)E + (size_t)e] = model.layer[l].mask[e]; } }
+        for (int l = 0; l < L; l++) {
+            for (int e = 0; e < E; e++) {
+                mask[((size_t)l * (S + 1) + (size_t)t) * (size_t)E + (size_t)e] = model.layer[l].mask[e];
+            }
+        }
         if (t == steps) { break; }
         if (t == begin) { gpt2_clear_records(&model); model.recording = 1; }
         ce[t] = gpt2_forward(&model, x + (size_t)t * N, y + (size_t)t * N, B, T, 1);
@@ -216,7 +224,10 @@ static void run_trajectory(const int* x, const int* y, int B, int T) { // groups
         for (int l = 0; l < L; l++) {
             if (!model.config.moe[l]) { continue; }
             kmean[(size_t)l * S + (size_t)t] = (double)model.layer[l].R / (double)N;
-            for (int e = 0; e < E; e++) { count[((size_t)l * S + (size_t)t) * (size_t)E + (size_t)e] = model.layer[l].offset[e + 1] - model.layer[l].offset[e]; }
+            for (int e = 0; e < E; e++) {
+                count[((size_t)l * S + (size_t)t) * (size_t)E + (size_t)e] =
+                    model.layer[l].offset[e + 1] - model.layer[l].offset[e];
+            }
             if (t != end) { continue; }
             compare_records(l);
             gpt2_adapt(&model, l, removed, 0);
@@ -249,10 +260,14 @@ static Config fixture_config(void) {
     float weight[4] = {0, 0, 0, 0}, scale = strtof(meta_text(&file, "aux_weight"), NULL);
     for (int l = 0; l < c.L; l++) { // the hidden width stands only in the shapes
         const SafeTensor* t = safetensors_find(&file, in("param", c.moe[l] ? "h.%d.moe.fcb" : "h.%d.fcb", l));
-        if (t == NULL || t->ndim != (c.moe[l] ? 2 : 1) || t->shape[t->ndim - 1] < 1 || t->shape[t->ndim - 1] > 1 << 20) { die(NULL, "%s: no fcb of layer %d", file.path, l); }
+        if (t == NULL || t->ndim != (c.moe[l] ? 2 : 1) || t->shape[t->ndim - 1] < 1 || t->shape[t->ndim - 1] > 1 << 20) {
+            die(NULL, "%s: no fcb of layer %d", file.path, l);
+        }
         c.H = (int)t->shape[t->ndim - 1];
     }
-    if (sscanf(meta_text(&file, "aux"), "%f,%f,%f,%f", &weight[0], &weight[1], &weight[2], &weight[3]) != 4) { die(NULL, "%s: metadata aux", file.path); }
+    if (sscanf(meta_text(&file, "aux"), "%f,%f,%f,%f", &weight[0], &weight[1], &weight[2], &weight[3]) != 4) {
+        die(NULL, "%s: metadata aux", file.path);
+    }
     for (int i = 0; i < 4; i++) { c.aux_weight[i] = scale * weight[i]; }
     c.tau = strtof(meta_text(&file, "scale"), NULL);
     c.normalised = strcmp(meta_text(&file, "kgrad"), "normalised") == 0;
@@ -262,18 +277,24 @@ static Config fixture_config(void) {
 static void run_safetensors(const char* path) {
     static const char* groups[] = {"eval/", "exp/", "grad/", "traj/", "post/", "post_m/", "post_v/", "posteval/"};
     file = safetensors_open(path);
-    if (strncmp(meta_text(&file, "format"), "dynmoe-fixture 1", 16) != 0) { die("give a fixture, not a checkpoint", "%s: not a fixture", path); }
+    if (strncmp(meta_text(&file, "format"), "dynmoe-fixture 1", 16) != 0) {
+        die("give a fixture, not a checkpoint", "%s: not a fixture", path);
+    }
     if (file.n > (int)(sizeof compared / sizeof compared[0])) { die(NULL, "%s: too many tensors", path); }
     memset(compared, 0, sizeof compared);
     int B = meta_int(&file, "B", 1, 4096), n = 0;
     const SafeTensor *tx = safetensors_find(&file, "data/x"), *ty = safetensors_find(&file, "data/y");
     Config c = fixture_config();
     size_t need = 4 * (size_t)meta_int(&file, "n_steps", 1, 10000) * (size_t)B * (size_t)c.T;
-    if (tx == NULL || ty == NULL || tx->bytes != need || ty->bytes != need) { die(NULL, "%s: data/x or data/y is missing or of another size", path); }
+    if (tx == NULL || ty == NULL || tx->bytes != need || ty->bytes != need) {
+        die(NULL, "%s: data/x or data/y is missing or of another size", path);
+    }
     int *x = (int*)alloc_zeroed(need, 1, "data"), *y = (int*)alloc_zeroed(need, 1, "data");
     memcpy(x, tx->data, need);
     memcpy(y, ty->data, need);
-    for (size_t i = 0; i < need / 4; i++) { if (x[i] < 0 || x[i] >= c.V || y[i] < 0 || y[i] >= c.V) { die(NULL, "%s: a token outside the vocabulary", path); } }
+    for (size_t i = 0; i < need / 4; i++) {
+        if (x[i] < 0 || x[i] >= c.V || y[i] < 0 || y[i] >= c.V) { die(NULL, "%s: a token outside the vocabulary", path); }
+    }
     gpt2_build(&model, c, B, c.T, 1);
     load_start();
     run_eval("eval", x, y, B, c.T);
@@ -334,14 +355,17 @@ static void run_text(const char* path) {
     FILE* f = fopen(path, "r");
     int S, D, E, H, one = 1;
     if (f == NULL) { die("check the path", "%s: %s", path, strerror(errno)); }
-    if (fscanf(f, "S %d D %d E %d H %d", &S, &D, &E, &H) != 4 || S < 1 || D < 1 || E < 1 || H < 1 || S > 4096 || D > 4096 || E > MAX_EXPERTS || H > 4096) {
+    if (fscanf(f, "S %d D %d E %d H %d", &S, &D, &E, &H) != 4 || S < 1 || D < 1 || E < 1 || H < 1 || S > 4096 || D > 4096 ||
+        E > MAX_EXPERTS || H > 4096) {
         die("give a gate file or a .safetensors fixture", "%s: no line S D E H", path);
     }
     for (n_arrays = 0; n_arrays < 64 && fscanf(f, "%31s %d", arrays[n_arrays].name, &arrays[n_arrays].n) == 2; n_arrays++) {
         Array* a = &arrays[n_arrays];
         if (a->n < 1 || a->n > 1 << 24) { die(NULL, "%s: %s of %d values", path, a->name, a->n); }
         a->v = (double*)alloc_zeroed((size_t)a->n, sizeof(double), a->name);
-        for (int i = 0; i < a->n; i++) { if (fscanf(f, "%lf", &a->v[i]) != 1) { die("the file is cut", "%s: %s ends after %d values", path, a->name, i); } }
+        for (int i = 0; i < a->n; i++) {
+            if (fscanf(f, "%lf", &a->v[i]) != 1) { die("the file is cut", "%s: %s ends after %d values", path, a->name, i); }
+        }
     }
     fclose(f);
     int W1 = E * H * D;
@@ -353,7 +377,8 @@ static void run_text(const char* path) {
     #define FLOATS(count) (float*)alloc_zeroed((count), sizeof(float), "a gate")
     #define INTS(count) (int*)alloc_zeroed((count), sizeof(int), "a gate")
     int *open = INTS(rows), *k = INTS((size_t)S), *row_of = INTS(rows), *row_token = INTS(rows);
-    float *cosine = FLOATS(rows), *dgate = FLOATS(rows), *xr = FLOATS(rows * D), *pre = FLOATS(rows * H), *act = FLOATS(rows * H), *out = FLOATS(rows * D), *y = FLOATS((size_t)S * D);
+    float *cosine = FLOATS(rows), *dgate = FLOATS(rows), *xr = FLOATS(rows * D), *pre = FLOATS(rows * H), *act = FLOATS(rows * H),
+          *out = FLOATS(rows * D), *y = FLOATS((size_t)S * D);
     float *dy = FLOATS((size_t)S * D), *dout = FLOATS(rows * D), *dpre = FLOATS(rows * H), *as_float = FLOATS(rows);
     for (int e = 0; e < E; e++) { mask[e] = mask_f[e] > 0.5f; whole[e] = 1; }
     gate_forward(open, k, cosine, xnorm, wnorm, x, W, G, mask, 1, S, D, E);
@@ -378,7 +403,8 @@ static void run_text(const char* path) {
     for (int normalised = 0; normalised < 2; normalised++) {
         const char* kind = normalised ? "norm" : "detach";
         char name[32];
-        float *dx = FLOATS((size_t)S * D), *dW = FLOATS((size_t)E * D), *dG = FLOATS((size_t)E), *dw1 = FLOATS((size_t)W1), *db1 = FLOATS((size_t)E * H), *dw2 = FLOATS((size_t)W1), *db2 = FLOATS((size_t)E * D);
+        float *dx = FLOATS((size_t)S * D), *dW = FLOATS((size_t)E * D), *dG = FLOATS((size_t)E), *dw1 = FLOATS((size_t)W1),
+              *db1 = FLOATS((size_t)E * H), *dw2 = FLOATS((size_t)W1), *db2 = FLOATS((size_t)E * D);
         combine_backward(dout, dgate, dy, out, row_of, k, normalised, S, D, E);
         experts_backward(dout, dpre, dw1, db1, dw2, db2, dout, xr, pre, act, w1, w2, offset, E, D, H);
         gather_backward(dx, dout, row_of, S, D, E);

@@ -57,7 +57,9 @@ static double dot(const float* a, const float* b, size_t n) {
 }
 
 static void near1(const char* name, size_t i, double got, double want, double tolerance) {
-    if (!(fabs(got - want) <= tolerance)) { ck_abort_msg("%s[%zu]: got %.9g, want %.9g, tolerance %.2g", name, i, got, want, tolerance); }
+    if (!(fabs(got - want) <= tolerance)) {
+        ck_abort_msg("%s[%zu]: got %.9g, want %.9g, tolerance %.2g", name, i, got, want, tolerance);
+    }
 }
 
 static void near(const char* name, const float* got, const float* want, size_t n, double relative) { // to the largest wanted
@@ -66,7 +68,9 @@ static void near(const char* name, const float* got, const float* want, size_t n
     for (size_t i = 0; i < n; i++) { near1(name, i, got[i], want[i], relative * largest); }
 }
 
-static void all_zero(const char* name, const float* got, size_t n) { for (size_t i = 0; i < n; i++) { near1(name, i, got[i], 0.0, 0.0); } }
+static void all_zero(const char* name, const float* got, size_t n) {
+    for (size_t i = 0; i < n; i++) { near1(name, i, got[i], 0.0, 0.0); }
+}
 
 static void same_bits(const char* name, const void* got, const void* want, size_t bytes) {
     const unsigned char *g = (const unsigned char*)got, *w = (const unsigned char*)want;
@@ -74,7 +78,8 @@ static void same_bits(const char* name, const void* got, const void* want, size_
 }
 
 // dx against differences of loss() in about `samples` of the n values x, and where dx is largest
-static void check_gradient(const char* name, double (*loss)(void), float* x, const float* dx, size_t n, size_t samples, float h, double relative) {
+static void check_gradient(const char* name, double (*loss)(void), float* x, const float* dx, size_t n, size_t samples, float h,
+                           double relative) {
     size_t top = 0, stride = n / samples + 1;
     for (size_t i = 0; i < n; i++) { if (fabsf(dx[i]) > fabsf(dx[top])) { top = i; } }
     if (dx[top] == 0.0f) { ck_abort_msg("%s: its gradient is all zero", name); }
@@ -121,7 +126,8 @@ static void must_stop(int code, const char* words, Action f, const char* arg) {
     const char *hint = strstr(said, "\n---> HINT: "), *where = strstr(said, words);
     for (const char* p = said; *p; p++) { lines += *p == '\n'; }
     if (got != code || strncmp(said, "error: ", 7) != 0 || hint == NULL || lines != 2 || where == NULL || where > hint) {
-        ck_abort_msg("'%.80s': exit code %d, wanted %d and 'error: ... %s ...', a hint; printed: %.300s", arg, got, code, words, said);
+        ck_abort_msg("'%.80s': exit code %d, wanted %d and 'error: ... %s ...', a hint; printed: %.300s", arg, got, code, words,
+                     said);
     }
 }
 
@@ -165,7 +171,10 @@ static Run a, b; // static: large for a stack
 static void run_text(Run* r, int V) { // something to learn: each token follows from the one before it, mostly
     unsigned char* t = (unsigned char*)keep(malloc(3000));
     uint64_t state = 7;
-    for (int i = 0; i < 3000; i++) { t[i] = (unsigned char)(i < 2 || random_u32(&state) % 8 == 0 ? random_u32(&state) % (uint32_t)V : (uint32_t)((5 * t[i - 1] + 1) % V)); }
+    for (int i = 0; i < 3000; i++) {
+        t[i] = (unsigned char)(i < 2 || random_u32(&state) % 8 == 0 ? random_u32(&state) % (uint32_t)V
+                                                                    : (uint32_t)((5 * t[i - 1] + 1) % V));
+    }
     r->shard.bytes = t;
     r->shard.n = 3000;
     const Data d = {&r->shard, 1, 1, "a text"};
@@ -195,12 +204,16 @@ static void roughen(GPT2* m, float scale) { // values like those of a trained mo
         float* p = m->params_memory + t->offset;
         size_t n = p == m->params.wte ? (size_t)m->config.V * m->config.C : t->size;
         if (t->first == ORTHOGONAL) { continue; }
-        for (size_t j = 0; j < n; j++) { p[j] = (t->first == ONES ? 1.0f : 0.0f) + (strstr(t->name, "gateG") ? 0.1f : scale) * (float)random_normal(&rng); }
+        for (size_t j = 0; j < n; j++) {
+            p[j] = (t->first == ONES ? 1.0f : 0.0f) + (strstr(t->name, "gateG") ? 0.1f : scale) * (float)random_normal(&rng);
+        }
     }
 }
 
 static void set_G(GPT2* m, float G) {
-    for (int l = 0; l < m->config.L; l++) { for (int e = 0; m->config.moe[l] && e < m->config.E; e++) { m->params.h[l].gateG[e] = G; } }
+    for (int l = 0; l < m->config.L; l++) {
+        for (int e = 0; m->config.moe[l] && e < m->config.E; e++) { m->params.h[l].gateG[e] = G; }
+    }
 }
 
 static double run_gradient(Run* r) { // one forward and backward on the first batch of the text; the loss
@@ -262,10 +275,12 @@ START_TEST(softmax_row_takes_huge_logits_and_clears_what_is_masked) {
 
 START_TEST(matmul_is_three_loops) {
     // odd sizes, all transposes, 1 and 2 threads; the larger ones are cut into slices, along rows or along columns
-    static const int sizes[][3] = {{1, 1, 1}, {3, 5, 7}, {1, 64, 33}, {65, 31, 17}, {130, 40, 9}, {40, 130, 9}, {1, 2000, 20}, {2001, 1, 20}, {17, 2, 1000}};
+    static const int sizes[][3] = {{1, 1, 1},    {3, 5, 7},     {1, 64, 33},   {65, 31, 17}, {130, 40, 9},
+                                   {40, 130, 9}, {1, 2000, 20}, {2001, 1, 20}, {17, 2, 1000}};
     for (int n = 0; n < 9 * 16; n++) {
         int M = sizes[n / 16][0], N = sizes[n / 16][1], K = sizes[n / 16][2], ta = n & 1, tb = n >> 1 & 1, beta = n >> 2 & 1;
-        float *x = randoms((size_t)M * K, 1), *y = randoms((size_t)K * N, 1), *out = randoms((size_t)M * N, 1), *old = (float*)copy(out, (size_t)M * N * 4);
+        float *x = randoms((size_t)M * K, 1), *y = randoms((size_t)K * N, 1), *out = randoms((size_t)M * N, 1),
+              *old = (float*)copy(out, (size_t)M * N * 4);
         for (int i = 0; !beta && i < M * N; i++) { out[i] = NAN; } // beta 0 overwrites, whatever was there
         threads_set(1 + (n >> 3 & 1));
         matmul(out, x, ta, y, tb, M, N, K, (float)beta);
@@ -304,8 +319,10 @@ START_TEST(matmul_gradients) {
 
 START_TEST(embedding_adds_what_meets_in_one_row) {
     const int tokens[6] = {2, 0, 2, 1, 2, 2}; // B = 2, T = 3
-    const float wte[6] = {1, 2, 3, 4, 5, 6}, wpe[6] = {.5f, 0, 0, .5f, 1, 1}, out_want[12] = {5.5f, 6, 1, 2.5f, 6, 7, 3.5f, 4, 5, 6.5f, 6, 7};
-    const float dout[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, dwte_want[6] = {3, 4, 7, 8, 26, 30}, dwpe_want[6] = {8, 10, 12, 14, 16, 18};
+    const float wte[6] = {1, 2, 3, 4, 5, 6}, wpe[6] = {.5f, 0, 0, .5f, 1, 1},
+                out_want[12] = {5.5f, 6, 1, 2.5f, 6, 7, 3.5f, 4, 5, 6.5f, 6, 7};
+    const float dout[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, dwte_want[6] = {3, 4, 7, 8, 26, 30},
+                dwpe_want[6] = {8, 10, 12, 14, 16, 18};
     float out[12], dwte[6] = {0}, dwpe[6] = {0};
     embedding_forward(out, tokens, wte, wpe, 2, 3, 2);
     near("out", out, out_want, 12, 0);
@@ -315,17 +332,27 @@ START_TEST(embedding_adds_what_meets_in_one_row) {
     PASS();
 } END_TEST
 
-static double layernorm_loss(void) { layernorm_forward(L.out, L.s1, L.s2, L.x, L.w, L.b, L.N, L.C); return dot(L.out, L.r, (size_t)L.N * L.C); }
+static double layernorm_loss(void) {
+    layernorm_forward(L.out, L.s1, L.s2, L.x, L.w, L.b, L.N, L.C);
+    return dot(L.out, L.r, (size_t)L.N * L.C);
+}
 
 START_TEST(layernorm_by_hand_and_by_differences) {
-    const float x[4] = {1, 2, 3, 4}, w[4] = {1, 1, 2, 0}, bias[4] = {0, 1, 0, 5}, want[4] = {-1.34163542f, 0.552788193f, 0.894423613f, 5};
+    const float x[4] = {1, 2, 3, 4}, w[4] = {1, 1, 2, 0}, bias[4] = {0, 1, 0, 5},
+                want[4] = {-1.34163542f, 0.552788193f, 0.894423613f, 5};
     float out[4], mean, rstd, dx[350], dw[70] = {0}, db[70] = {0};
     layernorm_forward(out, &mean, &rstd, x, w, bias, 1, 4); // variance 5/4, plus 1e-5
     near("out", out, want, 4, 1e-7);
     near1("mean", 0, mean, 2.5, 0);
     near1("rstd", 0, rstd, 0.894423613, 1e-7);
     L.N = 5; L.C = 70;
-    L.x = randoms(350, 1); L.w = randoms(70, 1); L.b = randoms(70, 1); L.r = randoms(350, 1); L.out = floats(350); L.s1 = floats(5); L.s2 = floats(5);
+    L.x = randoms(350, 1);
+    L.w = randoms(70, 1);
+    L.b = randoms(70, 1);
+    L.r = randoms(350, 1);
+    L.out = floats(350);
+    L.s1 = floats(5);
+    L.s2 = floats(5);
     layernorm_loss();
     for (int i = 0; i < 350; i++) { dx[i] = 1.0f; } // it adds
     layernorm_backward_add(dx, dw, db, L.r, L.x, L.s1, L.s2, L.w, 5, 70);
@@ -336,7 +363,9 @@ START_TEST(layernorm_by_hand_and_by_differences) {
     PASS();
 } END_TEST
 
-static double gelu_slow(double x) { return 0.5 * x * (1.0 + tanh(sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x))); }
+static double gelu_slow(double x) {
+    return 0.5 * x * (1.0 + tanh(sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
 
 START_TEST(gelu_is_the_tanh_form) {
     const float x[6] = {0, 1, -1, 2, 1e4f, -1e4f}, want[6] = {0, 0.841191991f, -0.158808009f, 1.954597694f, 1e4f, 0};
@@ -389,7 +418,10 @@ START_TEST(crossentropy_looks_at_V_columns_only) {
 
 static void attention_start(int B, int T, int C, int NH, int causal) {
     L.N = B; L.T = T; L.C = C; L.NH = NH; L.causal = causal;
-    L.x = randoms((size_t)B * T * 3 * C, 1); L.r = randoms((size_t)B * T * C, 1); L.out = floats((size_t)B * T * C); L.s1 = floats((size_t)B * NH * T * T);
+    L.x = randoms((size_t)B * T * 3 * C, 1);
+    L.r = randoms((size_t)B * T * C, 1);
+    L.out = floats((size_t)B * T * C);
+    L.s1 = floats((size_t)B * NH * T * T);
     for (int i = 0; i < B * NH * T * T; i++) { L.s1[i] = NAN; } // memory is not cleared between steps
 }
 
@@ -415,7 +447,9 @@ START_TEST(attention_is_softmax_of_scores_times_values) {
                 sum += p;
                 for (int c = 0; c < HS; c++) { o[c] += p * (double)k[C + c]; }
             }
-            for (int c = 0; c < HS; c++) { near1("out", (size_t)i, L.out[((size_t)seq * T + t) * C + h * HS + c], o[c] / sum, 2e-6); }
+            for (int c = 0; c < HS; c++) {
+                near1("out", (size_t)i, L.out[((size_t)seq * T + t) * C + h * HS + c], o[c] / sum, 2e-6);
+            }
         }
     }
     PASS();
@@ -535,7 +569,9 @@ START_TEST(zero_vectors_have_no_direction_and_no_gradient) {
     all_zero("dx of a zero token", dx, 3);
     all_zero("dW of a zero row", dW, 3);
     ck_assert(dG[0] < 0.0f && dG[1] < 0.0f && dx[3] > 0.0f && dW[4] > 0.0f && isfinite(dW[3])); // the rest learns
-    for (int e = 0; e < 2; e++) { dW[e] = diversity_loss(dW, W, wnorm, mask, 1.0f, 3, 2) + simplicity_loss(dW, W, wnorm, mask, 1.0f, 3, 2); }
+    for (int e = 0; e < 2; e++) {
+        dW[e] = diversity_loss(dW, W, wnorm, mask, 1.0f, 3, 2) + simplicity_loss(dW, W, wnorm, mask, 1.0f, 3, 2);
+    }
     for (size_t i = 0; i < 6; i++) { ck_assert(isfinite(dW[i])); }
     PASS();
 } END_TEST
@@ -544,7 +580,10 @@ START_TEST(dispatch_is_a_permutation_in_token_order) {
     enum { N = 37, E = 6 };
     int open[N * E], row_of[N * E], row_token[N * E], offset[E + 1], seen[N * E] = {0}, sum = 0;
     float *x = randoms(N * 3, 1), *xr = floats(N * E * 3), *dx = randoms(N * 3, 1);
-    for (int i = 0; i < N * E; i++) { open[i] = i % E == 4 ? 0 : i % E == 5 ? 1 : (int)(random_u32(&rng) & 1); sum += open[i]; } // 4 idle, 5 takes all
+    for (int i = 0; i < N * E; i++) {
+        open[i] = i % E == 4 ? 0 : i % E == 5 ? 1 : (int)(random_u32(&rng) & 1);
+        sum += open[i];
+    } // 4 idle, 5 takes all
     ck_assert_int_eq(dispatch(row_of, row_token, offset, open, N, E), sum);
     ck_assert(offset[0] == 0 && offset[E] == sum && offset[5] == offset[4] && offset[6] - offset[5] == N);
     for (int i = 0; i < N * E; i++) {
@@ -569,7 +608,8 @@ START_TEST(dispatch_is_a_permutation_in_token_order) {
 
 START_TEST(combine_by_hand) {
     // token 0 uses rows 0 and 2, token 1 row 1, token 2 none
-    const float out[6] = {1, 2, 3, 4, 5, 6}, dy[6] = {1, 1, 2, 0, 7, 7}, y_want[6] = {3, 4, 3, 4, 0, 0}, dout_want[6] = {0.5f, 0.5f, 2, 0, 0.5f, 0.5f};
+    const float out[6] = {1, 2, 3, 4, 5, 6}, dy[6] = {1, 1, 2, 0, 7, 7}, y_want[6] = {3, 4, 3, 4, 0, 0},
+                dout_want[6] = {0.5f, 0.5f, 2, 0, 0.5f, 0.5f};
     const int row_of[6] = {0, 2, 1, -1, -1, -1}, k[3] = {2, 1, 0};
     const float detached[6] = {1.5f, 5.5f, 6, 0, 0, 0}, normalised[6] = {-2, 2, 0, 0, 0, 0}; // minus the mean over open gates
     float y[6], dout[6], dgate[6];
@@ -595,7 +635,10 @@ START_TEST(detached_minus_normalised_is_the_mean_over_open_gates) {
         double mean = 0.0, sum = 0.0;
         for (int e = 0; e < E; e++) { mean += (double)d[i * E + e] / (k[i] ? k[i] : 1); sum += (double)n[i * E + e]; }
         near1("sum over a token", (size_t)i, sum, 0.0, 1e-6);
-        for (int e = 0; e < E; e++) { near1("difference", (size_t)(i * E + e), (double)d[i * E + e] - (double)n[i * E + e], open[i * E + e] ? mean : 0.0, 1e-6); }
+        for (int e = 0; e < E; e++) {
+            near1("difference", (size_t)(i * E + e), (double)d[i * E + e] - (double)n[i * E + e], open[i * E + e] ? mean : 0.0,
+                  1e-6);
+        }
     }
     PASS();
 } END_TEST
@@ -604,14 +647,20 @@ START_TEST(detached_minus_normalised_is_the_mean_over_open_gates) {
 // 1 + a - a0, where a = sigmoid(tau cosine) - sigmoid(tau G) moves and a0 is a at the start. y = sum gate out / k, with k
 // the integer (detached) or the sum of the gates (normalised). All in double; loss = |y|^2 / 2 + <y, r> + auxiliary terms.
 enum { SN = 14, SC = 8, SE = 5, SH = 6 };
-typedef struct { double x[SN * SC], W[SE * SC], G[SE], fcw[SE * SH * SC], fcb[SE * SH], fcprojw[SE * SC * SH], fcprojb[SE * SC]; } Numbers;
+typedef struct {
+    double x[SN * SC], W[SE * SC], G[SE], fcw[SE * SH * SC], fcb[SE * SH], fcprojw[SE * SC * SH], fcprojb[SE * SC];
+} Numbers;
 static Numbers S;
 static double surrogate_a0[SN * SE];
 static float *surrogate_r, *surrogate_aux;
 
 static double surrogate_a(int i, int e) {
     double xx = 0.0, ww = 0.0, xw = 0.0, tau = (double)a.model.config.tau;
-    for (int c = 0; c < SC; c++) { xx += S.x[i * SC + c] * S.x[i * SC + c]; ww += S.W[e * SC + c] * S.W[e * SC + c]; xw += S.x[i * SC + c] * S.W[e * SC + c]; }
+    for (int c = 0; c < SC; c++) {
+        xx += S.x[i * SC + c] * S.x[i * SC + c];
+        ww += S.W[e * SC + c] * S.W[e * SC + c];
+        xw += S.x[i * SC + c] * S.W[e * SC + c];
+    }
     return 1 / (1 + exp(-tau * xw / sqrt(xx * ww))) - 1 / (1 + exp(-tau * S.G[e]));
 }
 
@@ -645,7 +694,12 @@ static double surrogate_loss(void) {
                 norm[0] += S.W[e * SC + c] * S.W[e * SC + c];
                 norm[1] += S.W[j * SC + c] * S.W[j * SC + c];
             }
-            if (j == e) { length += sqrt(norm[0]); active += 1.0; } else if (layer->mask[j]) { F += dots * dots / (norm[0] * norm[1]); }
+            if (j == e) {
+                length += sqrt(norm[0]);
+                active += 1.0;
+            } else if (layer->mask[j]) {
+                F += dots * dots / (norm[0] * norm[1]);
+            }
         }
         balance += SE * me[e] / n1 * ce[e] / n1;
     }
@@ -693,7 +747,10 @@ START_TEST(straight_through_gradient_is_that_of_the_surrogate) {
         Layer* layer = &a.model.layer[0];
         const Block *p = &a.model.params.h[0], *d = &a.model.grads.h[0];
         memcpy(layer->mask, mask, sizeof mask);
-        for (int e = 0; e < SE; e++) { p->gateG[e] += 0.15f; for (int i = 0; i < SC; i++) { p->gatew[e * SC + i] = (0.5f + 0.3f * e) * p->gatew[e * SC + i] + 0.1f; } }
+        for (int e = 0; e < SE; e++) {
+            p->gateG[e] += 0.15f;
+            for (int i = 0; i < SC; i++) { p->gatew[e * SC + i] = (0.5f + 0.3f * e) * p->gatew[e * SC + i] + 0.1f; }
+        }
         for (int tries = 0; tries < 200 && !(k_seen[0] > 0 && k_seen[1] > 0 && k_seen[2] + k_seen[3] + k_seen[4] > 0); tries++) {
             free(x);
             x = randoms(SN * SC, 1);
@@ -708,9 +765,11 @@ START_TEST(straight_through_gradient_is_that_of_the_surrogate) {
         surrogate_aux = aux;
         moe_backward(&a.model, 0, dx, dy, x, SN, cases[n].scale);
         #define COPY(field, from, n) for (int i = 0; i < (n); i++) { S.field[i] = (double)(from)[i]; }
-        COPY(x, x, SN * SC) COPY(W, p->gatew, SE * SC) COPY(G, p->gateG, SE)
-        COPY(fcw, p->fcw, SE * SH * SC) COPY(fcb, p->fcb, SE * SH) COPY(fcprojw, p->fcprojw, SE * SC * SH) COPY(fcprojb, p->fcprojb, SE * SC)
-        for (int i = 0; i < SN * SE; i++) { surrogate_a0[i] = surrogate_a(i / SE, i % SE); }
+        COPY(x, x, SN * SC)
+        COPY(W, p->gatew, SE * SC) COPY(G, p->gateG, SE) COPY(fcw, p->fcw, SE * SH * SC) COPY(fcb, p->fcb, SE * SH)
+            COPY(fcprojw, p->fcprojw, SE * SC * SH) COPY(fcprojb, p->fcprojb, SE * SC) for (int i = 0; i < SN * SE; i++) {
+            surrogate_a0[i] = surrogate_a(i / SE, i % SE);
+        }
         surrogate_check(cases[n].what, "dx", S.x, dx, SN * SC);
         surrogate_check(cases[n].what, "dW", S.W, d->gatew, SE * SC);
         surrogate_check(cases[n].what, "dG", S.G, d->gateG, SE);
@@ -727,7 +786,10 @@ START_TEST(straight_through_gradient_is_that_of_the_surrogate) {
 
 START_TEST(tokens_without_experts_get_nothing_and_give_nothing) {
     // first some tokens, then all; with and without anyone active. The loss of nothing is 0, not NaN.
-    run_start(&a, "--layers 1 --heads 1 --channels 8 --context 12 --batch 1 --moe-layers all --experts 4 --aux-balance 1 --aux-efficiency 1", 9);
+    run_start(
+        &a,
+        "--layers 1 --heads 1 --channels 8 --context 12 --batch 1 --moe-layers all --experts 4 --aux-balance 1 --aux-efficiency 1",
+        9);
     roughen(&a.model, 0.5f);
     Layer* layer = &a.model.layer[0];
     float *x = randoms(12 * 8, 1), *y = randoms(12 * 8, 1), *dy = randoms(12 * 8, 1), *dx = randoms(12 * 8, 1);
@@ -816,7 +878,9 @@ START_TEST(balance_gradient_sums_to_zero_over_a_token) {
     enum { N = 30, E = 6 };
     int open[N * E], k[N];
     float d[N * E] = {0}, none[N * E] = {0}, largest = 0.0f;
-    for (int i = 0; i < N; i++) { for (int e = k[i] = 0; e < E; e++) { k[i] += open[i * E + e] = random_u32(&rng) % 7 > (uint32_t)e; } }
+    for (int i = 0; i < N; i++) {
+        for (int e = k[i] = 0; e < E; e++) { k[i] += open[i * E + e] = random_u32(&rng) % 7 > (uint32_t)e; }
+    }
     balance_loss(d, open, k, 1.0f, N, E);
     for (int i = 0; i < N; i++) {
         double sum = 0.0;
@@ -824,7 +888,12 @@ START_TEST(balance_gradient_sums_to_zero_over_a_token) {
         near1("sum", (size_t)i, sum, 0.0, 1e-7);
     }
     ck_assert_float_gt(largest, 0.01f);
-    for (int i = 0; i < N; i++) { for (int e = 0; e < E; e++) { open[i * E + e] = (i + e) % 3 == 0; k[i] = 2; } } // balanced: k of E each
+    for (int i = 0; i < N; i++) {
+        for (int e = 0; e < E; e++) {
+            open[i * E + e] = (i + e) % 3 == 0;
+            k[i] = 2;
+        }
+    } // balanced: k of E each
     near1("balanced", 0, balance_loss(NULL, open, k, 1.0f, N, E), 2.0, 1e-6); // E kbar / E
     memset(k, 0, sizeof k);
     near1("nobody routed", 0, balance_loss(none, open, k, 1.0f, N, E), 0.0, 0);
@@ -847,7 +916,8 @@ static void check_model_gradients(const char* but) {
     for (int i = 0; i < a.model.n_tensors; i++) {
         const Tensor* t = &a.model.table[i];
         if (strstr(t->name, but)) { continue; }
-        check_gradient(t->name, model_loss, a.model.params_memory + t->offset, a.model.grads_memory + t->offset, t->size, 12, 1.0f / 64, 2e-3);
+        check_gradient(t->name, model_loss, a.model.params_memory + t->offset, a.model.grads_memory + t->offset, t->size, 12,
+                       1.0f / 64, 2e-3);
     }
 }
 
@@ -860,15 +930,25 @@ START_TEST(gradients_of_a_dense_model) {
 
 START_TEST(gradients_of_a_dynmoe_model_with_fixed_decisions) {
     // with tau near 0 the gate takes no part in backward, and thresholds beyond 1 fix what it decides: the rest is smooth
-    run_start(&a, "--layers 2 --heads 2 --channels 16 --context 6 --batch 2 --moe-layers all --experts 4 --gate-scale 1e-6 --aux-diversity 0 --aux-simplicity 0", 20);
+    run_start(
+        &a,
+        "--layers 2 --heads 2 --channels 16 --context 6 --batch 2 --moe-layers all --experts 4 --gate-scale 1e-6"
+        " --aux-diversity 0 --aux-simplicity 0",
+        20);
     roughen(&a.model, 0.3f);
-    for (int l = 0; l < 2; l++) { for (int e = 0; e < 4; e++) { a.model.params.h[l].gateG[e] = (e + l) % 2 ? 2.0f : -2.0f; a.model.layer[l].mask[e] = e < 3; } }
+    for (int l = 0; l < 2; l++) {
+        for (int e = 0; e < 4; e++) {
+            a.model.params.h[l].gateG[e] = (e + l) % 2 ? 2.0f : -2.0f;
+            a.model.layer[l].mask[e] = e < 3;
+        }
+    }
     check_model_gradients("gate");
     ck_assert(a.model.layer[0].R == 2 * 12 && a.model.layer[1].R == 12);
     PASS();
 } END_TEST
 
-static const char* small = "--layers 2 --heads 2 --channels 16 --context 8 --batch 3 --moe-layers all --experts 4 --start-experts 3";
+static const char* small =
+    "--layers 2 --heads 2 --channels 16 --context 8 --batch 3 --moe-layers all --experts 4 --start-experts 3";
 
 START_TEST(permuting_experts_permutes_nothing_visible) {
     static const int from[4] = {2, 3, 1, 0};
@@ -879,7 +959,9 @@ START_TEST(permuting_experts_permutes_nothing_visible) {
     for (int i = 0; i < a.model.n_tensors; i++) {
         const Tensor* t = &a.model.table[i];
         size_t n = t->size / t->slots;
-        for (int e = 0; t->moe && e < 4; e++) { memcpy(b.model.params_memory + t->offset + e * n, a.model.params_memory + t->offset + from[e] * n, n * sizeof(float)); }
+        for (int e = 0; t->moe && e < 4; e++) {
+            memcpy(b.model.params_memory + t->offset + e * n, a.model.params_memory + t->offset + from[e] * n, n * sizeof(float));
+        }
     }
     for (int l = 0; l < 2; l++) { for (int e = 0; e < 4; e++) { b.model.layer[l].mask[e] = a.model.layer[l].mask[from[e]]; } }
     double loss = run_gradient(&a);
@@ -889,7 +971,9 @@ START_TEST(permuting_experts_permutes_nothing_visible) {
         const Tensor* t = &a.model.table[i];
         size_t n = t->size / t->slots;
         float* want = floats(t->size);
-        for (int e = 0; e < t->slots; e++) { memcpy(want + e * n, a.model.grads_memory + t->offset + (t->moe ? from[e] : e) * n, n * sizeof(float)); }
+        for (int e = 0; e < t->slots; e++) {
+            memcpy(want + e * n, a.model.grads_memory + t->offset + (t->moe ? from[e] : e) * n, n * sizeof(float));
+        }
         near(t->name, b.model.grads_memory + t->offset, want, t->size, 1e-4);
     }
     PASS();
@@ -910,7 +994,11 @@ START_TEST(neither_length_of_W_nor_tau_is_seen_by_the_task) {
 } END_TEST
 
 START_TEST(a_pool_of_one_that_is_always_open_is_a_dense_layer) {
-    run_start(&a, "--layers 2 --heads 2 --channels 16 --context 8 --batch 3 --moe-layers all --experts 1 --start-experts 1 --aux-diversity 0 --aux-simplicity 0", 20);
+    run_start(
+        &a,
+        "--layers 2 --heads 2 --channels 16 --context 8 --batch 3 --moe-layers all --experts 1 --start-experts 1"
+        " --aux-diversity 0 --aux-simplicity 0",
+        20);
     run_start(&b, "--layers 2 --heads 2 --channels 16 --context 8 --batch 3 --moe-layers none", 20);
     roughen(&a.model, 0.3f);
     set_G(&a.model, -1.0f);
@@ -920,10 +1008,18 @@ START_TEST(a_pool_of_one_that_is_always_open_is_a_dense_layer) {
             for (int j = 0; j < a.model.n_tensors; j++) {
                 const Tensor* u = &a.model.table[j];
                 const char* name = strstr(u->name, "moe.");
-                if (t->layer != u->layer || strcmp(strrchr(t->name, '.') ? strrchr(t->name, '.') + 1 : t->name, name ? name + 4 : strrchr(u->name, '.') ? strrchr(u->name, '.') + 1 : u->name) != 0) { continue; }
+                if (t->layer != u->layer || strcmp(strrchr(t->name, '.') ? strrchr(t->name, '.') + 1 : t->name,
+                                                   name                    ? name + 4
+                                                   : strrchr(u->name, '.') ? strrchr(u->name, '.') + 1
+                                                                           : u->name) != 0) {
+                    continue;
+                }
                 ck_assert(t->size == u->size);
-                if (round == 0) { memcpy(b.model.params_memory + t->offset, a.model.params_memory + u->offset, t->size * sizeof(float)); }
-                else { near(t->name, b.model.grads_memory + t->offset, a.model.grads_memory + u->offset, t->size, 1e-6); }
+                if (round == 0) {
+                    memcpy(b.model.params_memory + t->offset, a.model.params_memory + u->offset, t->size * sizeof(float));
+                } else {
+                    near(t->name, b.model.grads_memory + t->offset, a.model.grads_memory + u->offset, t->size, 1e-6);
+                }
             }
         }
         if (round == 0) { near1("loss", 0, run_gradient(&a), run_gradient(&b), 1e-6); }
@@ -955,7 +1051,8 @@ START_TEST(evaluation_gives_every_token_an_expert_and_training_does_not) {
             ck_assert(layer->unrouted > 0 && layer->unrouted < 24 && used[3] == 0); // 3 is not active
             ck_assert_int_eq(rows, layer->R);
             ck_assert_int_eq(rows, k_sum + (training != 1 ? layer->unrouted : 0));
-            ck_assert(a.r[l].tokens == 24 && a.r[l].rows == rows && a.r[l].none == layer->unrouted && a.r[l].experts == 3 && a.r[l].hist[0] == layer->unrouted);
+            ck_assert(a.r[l].tokens == 24 && a.r[l].rows == rows && a.r[l].none == layer->unrouted && a.r[l].experts == 3 &&
+                      a.r[l].hist[0] == layer->unrouted);
             for (int e = 0; e < 4; e++) { ck_assert(a.r[l].load[e] == used[e]); } // the loads sum to the rows
         }
     }
@@ -965,7 +1062,10 @@ START_TEST(evaluation_gives_every_token_an_expert_and_training_does_not) {
 START_TEST(inactive_experts_are_left_alone_to_the_bit) {
     run_start(&a, small, 20);
     roughen(&a.model, 0.3f);
-    for (size_t i = 0; i < a.model.n_params; i++) { a.model.m_memory[i] = 0.01f; a.model.v_memory[i] = 0.02f; } // as if it had been active once
+    for (size_t i = 0; i < a.model.n_params; i++) {
+        a.model.m_memory[i] = 0.01f;
+        a.model.v_memory[i] = 0.02f;
+    } // as if it had been active once
     const float* before = (const float*)copy(a.model.params_memory, a.model.n_params * sizeof(float));
     run_steps(&a, 3);
     for (int i = 0; i < a.model.n_tensors; i++) {
@@ -976,7 +1076,9 @@ START_TEST(inactive_experts_are_left_alone_to_the_bit) {
             size_t o = t->offset + e * n;
             int same = memcmp(a.model.params_memory + o, before + o, n * sizeof(float)) == 0;
             ck_assert_msg(same == (e == 3), "%s of expert %d: %s", t->name, e, same ? "did not move" : "moved");
-            for (size_t j = o; e == 3 && j < o + n; j++) { ck_assert(a.model.m_memory[j] == 0.01f && a.model.v_memory[j] == 0.02f && a.model.grads_memory[j] == 0.0f); }
+            for (size_t j = o; e == 3 && j < o + n; j++) {
+                ck_assert(a.model.m_memory[j] == 0.01f && a.model.v_memory[j] == 0.02f && a.model.grads_memory[j] == 0.0f);
+            }
         }
     }
     PASS();
@@ -1026,7 +1128,11 @@ START_TEST(adamw_by_hand) {
 } END_TEST
 
 START_TEST(backward_is_linear_in_its_scale_and_adds) {
-    run_start(&a, "--layers 2 --heads 2 --channels 16 --context 8 --batch 3 --moe-layers 0 --experts 4 --aux-diversity 1 --aux-simplicity 1 --aux-balance 1 --aux-efficiency 1", 20);
+    run_start(
+        &a,
+        "--layers 2 --heads 2 --channels 16 --context 8 --batch 3 --moe-layers 0 --experts 4 --aux-diversity 1"
+        " --aux-simplicity 1 --aux-balance 1 --aux-efficiency 1",
+        20);
     roughen(&a.model, 0.3f);
     run_gradient(&a);
     float* want = (float*)copy(a.model.grads_memory, a.model.n_params * sizeof(float));
@@ -1035,7 +1141,10 @@ START_TEST(backward_is_linear_in_its_scale_and_adds) {
         gpt2_forward(&a.model, a.x, a.y, 3, 8, 1);
         gpt2_backward(&a.model, 0.25f);
     }
-    for (int i = 0; i < a.model.n_tensors; i++) { const Tensor* t = &a.model.table[i]; near(t->name, a.model.grads_memory + t->offset, want + t->offset, t->size, 1e-5); }
+    for (int i = 0; i < a.model.n_tensors; i++) {
+        const Tensor* t = &a.model.table[i];
+        near(t->name, a.model.grads_memory + t->offset, want + t->offset, t->size, 1e-5);
+    }
     float sum = 0.0f;
     for (int i = 0; i < 4; i++) { sum += a.model.layer[0].aux[i]; }
     near1("aux", 0, a.model.aux, sum, 1e-6);
@@ -1050,7 +1159,9 @@ static long peak_memory(int batch) { // of a process that does one step on so ma
     pid_t pid = fork();
     if (pid == 0) {
         char flags[200];
-        snprintf(flags, sizeof flags, "--layers 2 --heads 2 --channels 32 --context 64 --batch %d --moe-layers all --experts 8 --start-experts 8", batch);
+        snprintf(flags, sizeof flags,
+                 "--layers 2 --heads 2 --channels 32 --context 64 --batch %d --moe-layers all --experts 8 --start-experts 8",
+                 batch);
         run_start(&a, flags, 20);
         set_G(&a.model, -1.0f); // the most rows that can be: every token uses every expert
         if (batch > 1) { run_gradient(&a); }
@@ -1067,7 +1178,9 @@ START_TEST(memory_is_linear_in_the_batch) {
     ck_assert_msg((double)two < 2.2 * (double)one, "%ld for a batch, %ld for twice as much", one, two);
     double bytes[2];
     for (int n = 0; n < 2; n++) {
-        run_start(&a, n ? "--layers 2 --channels 16 --batch 8 --moe-layers all" : "--layers 2 --channels 16 --batch 4 --moe-layers all", 20);
+        run_start(&a,
+                  n ? "--layers 2 --channels 16 --batch 8 --moe-layers all" : "--layers 2 --channels 16 --batch 4 --moe-layers all",
+                  20);
         run_gradient(&a);
         bytes[n] = (double)(a.model.act_bytes + a.model.row_bytes);
         gpt2_free(&a.model);
@@ -1082,14 +1195,19 @@ START_TEST(first_rows_of_W_are_orthonormal) {
         int E = sizes[n][0], C = sizes[n][1];
         float* W = floats((size_t)E * C);
         orthogonal_rows(W, E, C, &rng);
-        for (int i = 0; i < E * E; i++) { near1("V V^T", (size_t)i, dot(W + i / E * C, W + i % E * C, (size_t)C), i / E == i % E, 1e-6); }
+        for (int i = 0; i < E * E; i++) {
+            near1("V V^T", (size_t)i, dot(W + i / E * C, W + i % E * C, (size_t)C), i / E == i % E, 1e-6);
+        }
     }
     PASS();
 } END_TEST
 
 START_TEST(first_values) {
     for (int copies = 0; copies < 2; copies++) {
-        run_start(&a, copies ? "--layers 2 --channels 64 --experts 4 --start-experts 3 --expert-init copies" : "--layers 2 --channels 64 --experts 4 --start-experts 3", 100);
+        run_start(&a,
+                  copies ? "--layers 2 --channels 64 --experts 4 --start-experts 3 --expert-init copies"
+                         : "--layers 2 --channels 64 --experts 4 --start-experts 3",
+                  100);
         const GPT2* m = &a.model;
         for (int i = 0; i < m->n_tensors; i++) {
             const Tensor* t = &m->table[i];
@@ -1099,11 +1217,15 @@ START_TEST(first_values) {
             double std = strstr(name, "projw") ? 0.02 / sqrt(4.0) : 0.02, used = p == m->params.wte ? 100 * 64 : (double)t->size;
             if (strcmp(name, "gatew") == 0) { near1(t->name, 0, dot(p, p + 64, 64), 0.0, 1e-6); continue; }
             if (t->ndim == 1 || strcmp(name, "fcb") == 0 || strcmp(name, "fcprojb") == 0) {
-                for (size_t j = 0; j < t->size; j++) { near1(t->name, j, p[j], strstr(name, "ln") && strchr(name, 'w') ? 1.0 : 0.0, 0); }
+                for (size_t j = 0; j < t->size; j++) {
+                    near1(t->name, j, p[j], strstr(name, "ln") && strchr(name, 'w') ? 1.0 : 0.0, 0);
+                }
                 continue;
             }
             near1(t->name, 0, sqrt(dot(p, p, t->size) / used), std, 0.05 * std);
-            if (t->moe) { ck_assert_int_eq(memcmp(p, p + n, n * sizeof(float)) == 0 && memcmp(p, p + 3 * n, n * sizeof(float)) == 0, copies); }
+            if (t->moe) {
+                ck_assert_int_eq(memcmp(p, p + n, n * sizeof(float)) == 0 && memcmp(p, p + 3 * n, n * sizeof(float)) == 0, copies);
+            }
         }
         ck_assert(m->config.Vp == 128 && m->config.moe[0] && !m->config.moe[1]);
         all_zero("padded wte", m->params.wte + 100 * 64, 28 * 64);
@@ -1118,10 +1240,12 @@ START_TEST(parameters_are_as_many_as_the_formula_says) {
     static const struct { const char* list; size_t moe; } cases[] = {{"every2", 3}, {"all", 5}, {"none", 0}, {"1,4", 2}, {"0", 1}};
     for (int n = 0; n < 5; n++) {
         char flags[128];
-        snprintf(flags, sizeof flags, "--layers 5 --heads 2 --channels 16 --context 8 --experts 3 --start-experts 3 --moe-layers %s", cases[n].list);
+        snprintf(flags, sizeof flags,
+                 "--layers 5 --heads 2 --channels 16 --context 8 --experts 3 --start-experts 3 --moe-layers %s", cases[n].list);
         run_start(&a, flags, 50);
         const size_t C = 16, E = 3, block = 4 * C * C + 8 * C, expert = 8 * C * C + 5 * C, moe = cases[n].moe;
-        ck_assert_uint_eq(a.model.n_params, 128 * C + 8 * C + 2 * C + 5 * block + (5 - moe) * expert + moe * (E * expert + E * C + E));
+        ck_assert_uint_eq(a.model.n_params,
+                          128 * C + 8 * C + 2 * C + 5 * block + (5 - moe) * expert + moe * (E * expert + E * C + E));
         ck_assert_int_eq(a.model.config.E, moe ? 3 : 0);
         ck_assert_int_eq(a.model.config.moe[1], moe == 5 || n == 3);
         run_gradient(&a);
@@ -1163,7 +1287,9 @@ START_TEST(nan_is_caught_where_it_is_born) {
 // ----------------------------------------------------------------------------------------------------------------------
 // The adaptive process
 
-static const char* adaptive = "--layers 2 --heads 2 --channels 16 --context 8 --batch 2 --moe-layers all --experts 4 --start-experts 2 --window 3 --period 8 --adapt-stop 1 --steps 40";
+static const char* adaptive =
+    "--layers 2 --heads 2 --channels 16 --context 8 --batch 2 --moe-layers all --experts 4 --start-experts 2"
+    " --window 3 --period 8 --adapt-stop 1 --steps 40";
 
 START_TEST(records_equal_a_recount_over_the_window) {
     int64_t count[2][4] = {{0}}, unrouted[2] = {0};
@@ -1220,7 +1346,10 @@ START_TEST(windows_open_and_close_when_the_flags_say) {
         {"--window 3 --period 8 --adapt-stop 1 --accum 3", "3-6 11-14 19-22 27-30 "}};
     for (int n = 0; n < (int)(sizeof cases / sizeof *cases); n++) {
         char flags[256], seen[256] = "";
-        snprintf(flags, sizeof flags, "--layers 1 --heads 1 --channels 8 --context 4 --batch 1 --moe-layers all --experts 2 --start-experts 2 --steps 32 %s", cases[n].flags);
+        snprintf(
+            flags, sizeof flags,
+            "--layers 1 --heads 1 --channels 8 --context 4 --batch 1 --moe-layers all --experts 2 --start-experts 2 --steps 32 %s",
+            cases[n].flags);
         run_start(&a, flags, 20);
         for (int step = 0; step < 32; step++) {
             int before = a.model.recording;
@@ -1283,26 +1412,32 @@ START_TEST(when_nobody_finds_an_expert_all_go_and_the_lowest_slot_comes) {
         for (size_t c = 0; c < 16; c++) { near1("W", c, a.model.params.h[l].gatew[c], layer->record_sum[c] / sqrt(length), 1e-7); }
         ck_assert(a.model.params.h[l].gateG[0] == 0.0f && a.model.params.h[l].gateG[1] == 2.0f);
     }
-    ck_assert_ptr_nonnull(strstr(a.log_text, "\"step\":6,\"layer\":1,\"what\":\"remove\",\"expert\":1,\"count\":0}\n"
-                                             "{\"type\":\"event\",\"step\":6,\"layer\":1,\"what\":\"add\",\"expert\":0,\"count\":64}\n"));
+    ck_assert_ptr_nonnull(strstr(a.log_text,
+                                 "\"step\":6,\"layer\":1,\"what\":\"remove\",\"expert\":1,\"count\":0}\n"
+                                 "{\"type\":\"event\",\"step\":6,\"layer\":1,\"what\":\"add\",\"expert\":0,\"count\":64}\n"));
     PASS();
 } END_TEST
 
 START_TEST(update_rules_by_hand) {
-    static const struct { const char* what; int mask[4]; int64_t count[4], unrouted; double sum0; int min, want[4], added; } cases[] = {
-        {"nothing to do",               {1, 1, 0, 0}, {5, 1, 0, 0}, 0, 0, 1, {1, 1, 0, 0}, ADD_NONE},
-        {"one token keeps an expert",   {1, 1, 1, 0}, {1, 0, 9, 0}, 0, 0, 1, {1, 0, 1, 0}, ADD_NONE},
-        {"one token adds one",          {1, 1, 0, 0}, {5, 5, 0, 0}, 1, 2, 1, {1, 1, 1, 0}, 2},
-        {"however many, only one",      {1, 0, 0, 0}, {5, 0, 0, 0}, 9, 2, 1, {1, 1, 0, 0}, 1},
-        {"a slot just freed",           {1, 1, 1, 1}, {5, 0, 5, 5}, 9, 2, 1, {1, 1, 1, 1}, 1},
-        {"the pool is full",            {1, 1, 1, 1}, {5, 5, 5, 5}, 9, 2, 1, {1, 1, 1, 1}, ADD_FULL},
-        {"no direction, no expert",     {1, 1, 0, 0}, {5, 5, 0, 0}, 9, 0, 1, {1, 1, 0, 0}, ADD_NONE},
-        {"the minimum holds",           {1, 1, 1, 1}, {0, 0, 0, 0}, 0, 0, 2, {0, 0, 1, 1}, ADD_NONE},
-        {"the minimum holds at once",   {0, 1, 1, 0}, {0, 0, 5, 0}, 0, 0, 2, {0, 1, 1, 0}, ADD_NONE},
-        {"it counts what is added",     {1, 1, 0, 0}, {0, 0, 0, 0}, 9, 2, 1, {1, 0, 0, 0}, 0},
-        {"and no more than that",       {1, 1, 0, 0}, {0, 0, 0, 0}, 9, 2, 2, {1, 1, 0, 0}, 0},
-        {"no minimum: all go",          {1, 1, 0, 0}, {0, 0, 0, 0}, 0, 0, 0, {0, 0, 0, 0}, ADD_NONE},
-        {"back from nothing",           {0, 0, 0, 0}, {0, 0, 0, 0}, 7, 2, 1, {1, 0, 0, 0}, 0}};
+    static const struct {
+        const char* what;
+        int mask[4];
+        int64_t count[4], unrouted;
+        double sum0;
+        int min, want[4], added;
+    } cases[] = {{"nothing to do", {1, 1, 0, 0}, {5, 1, 0, 0}, 0, 0, 1, {1, 1, 0, 0}, ADD_NONE},
+                 {"one token keeps an expert", {1, 1, 1, 0}, {1, 0, 9, 0}, 0, 0, 1, {1, 0, 1, 0}, ADD_NONE},
+                 {"one token adds one", {1, 1, 0, 0}, {5, 5, 0, 0}, 1, 2, 1, {1, 1, 1, 0}, 2},
+                 {"however many, only one", {1, 0, 0, 0}, {5, 0, 0, 0}, 9, 2, 1, {1, 1, 0, 0}, 1},
+                 {"a slot just freed", {1, 1, 1, 1}, {5, 0, 5, 5}, 9, 2, 1, {1, 1, 1, 1}, 1},
+                 {"the pool is full", {1, 1, 1, 1}, {5, 5, 5, 5}, 9, 2, 1, {1, 1, 1, 1}, ADD_FULL},
+                 {"no direction, no expert", {1, 1, 0, 0}, {5, 5, 0, 0}, 9, 0, 1, {1, 1, 0, 0}, ADD_NONE},
+                 {"the minimum holds", {1, 1, 1, 1}, {0, 0, 0, 0}, 0, 0, 2, {0, 0, 1, 1}, ADD_NONE},
+                 {"the minimum holds at once", {0, 1, 1, 0}, {0, 0, 5, 0}, 0, 0, 2, {0, 1, 1, 0}, ADD_NONE},
+                 {"it counts what is added", {1, 1, 0, 0}, {0, 0, 0, 0}, 9, 2, 1, {1, 0, 0, 0}, 0},
+                 {"and no more than that", {1, 1, 0, 0}, {0, 0, 0, 0}, 9, 2, 2, {1, 1, 0, 0}, 0},
+                 {"no minimum: all go", {1, 1, 0, 0}, {0, 0, 0, 0}, 0, 0, 0, {0, 0, 0, 0}, ADD_NONE},
+                 {"back from nothing", {0, 0, 0, 0}, {0, 0, 0, 0}, 7, 2, 1, {1, 0, 0, 0}, 0}};
     for (int n = 0; n < (int)(sizeof cases / sizeof *cases); n++) {
         float W[8] = {1, 1, 2, 2, 3, 3, 4, 4}, G[4] = {.1f, .2f, .3f, .4f}, W_want[8], G_want[4];
         const double sum[2] = {-cases[n].sum0 * 3, cases[n].sum0 * 4};
@@ -1317,7 +1452,8 @@ START_TEST(update_rules_by_hand) {
         same_bits(cases[n].what, G, G_want, sizeof G);
         for (int e = 0; e < 4; e++) {
             ck_assert_msg(mask[e] == cases[n].want[e], "%s: mask of %d is %d", cases[n].what, e, mask[e]);
-            ck_assert_msg(removed[e] == (cases[n].mask[e] && (!mask[e] || added == e)), "%s: removed %d is %d", cases[n].what, e, removed[e]);
+            ck_assert_msg(removed[e] == (cases[n].mask[e] && (!mask[e] || added == e)), "%s: removed %d is %d", cases[n].what, e,
+                          removed[e]);
             now += mask[e];
         }
         ck_assert_int_ge(now, cases[n].min);
@@ -1378,7 +1514,11 @@ START_TEST(moments_of_a_new_slot_are_zero_and_no_others) {
 START_TEST(a_full_pool_is_said_once_and_changes_nothing) {
     run_start(&a, adaptive, 20);
     for (int e = 0; e < 4; e++) { a.model.layer[0].mask[e] = a.model.layer[1].mask[e] = 1; }
-    for (int l = 0; l < 2; l++) { a.model.layer[l].record_unrouted = 12; a.model.layer[l].record_sum[0] = 1; for (int e = 0; e < 4; e++) { a.model.layer[l].record_count[e] = 1; } }
+    for (int l = 0; l < 2; l++) {
+        a.model.layer[l].record_unrouted = 12;
+        a.model.layer[l].record_sum[0] = 1;
+        for (int e = 0; e < 4; e++) { a.model.layer[l].record_count[e] = 1; }
+    }
     const float* before = (const float*)copy(a.model.params_memory, a.model.n_params * sizeof(float));
     window_ends(&a.model, &a.s, 6, a.log);
     same_bits("parameters", a.model.params_memory, before, a.model.n_params * sizeof(float));
@@ -1412,7 +1552,10 @@ START_TEST(unit_rows_are_of_length_one) {
 
 START_TEST(learning_rate_at_named_steps) {
     Settings s = settings("--lr 1 --lr-end 0.1 --warmup 10 --steps 111");
-    static const struct { int step; double want; } at[] = {{0, 0.1}, {4, 0.5}, {9, 1.0}, {10, 1.0}, {35, 0.868198}, {60, 0.55}, {110, 0.1}, {500, 0.1}};
+    static const struct {
+        int step;
+        double want;
+    } at[] = {{0, 0.1}, {4, 0.5}, {9, 1.0}, {10, 1.0}, {35, 0.868198}, {60, 0.55}, {110, 0.1}, {500, 0.1}};
     for (size_t i = 0; i < 8; i++) { near1("lr", (size_t)at[i].step, learning_rate(&s, at[i].step), at[i].want, 1e-5); }
     s = settings("--lr 1 --lr-end 0.5 --warmup 0 --steps 3");
     near1("no warm-up", 0, learning_rate(&s, 0), 1.0, 1e-6);
@@ -1425,14 +1568,22 @@ START_TEST(learning_rate_at_named_steps) {
 } END_TEST
 
 START_TEST(one_batch_can_be_learned_by_heart) {
-    run_start(&a, "--overfit 1 --layers 2 --heads 2 --channels 32 --context 16 --batch 2 --experts 4 --start-experts 2 --lr 0.003 --warmup 10 --steps 250 --window 20 --period 60 --accum 1", 40);
+    run_start(
+        &a,
+        "--overfit 1 --layers 2 --heads 2 --channels 32 --context 16 --batch 2 --experts 4 --start-experts 2"
+        " --lr 0.003 --warmup 10 --steps 250 --window 20 --period 60 --accum 1",
+        40);
     double first = run_steps(&a, 1), last = run_steps(&a, 249);
     ck_assert_msg(first > 3.0 && last < 0.05, "loss %.4f, then %.4f", first, last);
     PASS();
 } END_TEST
 
 START_TEST(a_model_learns_the_rule_of_the_text) {
-    run_start(&a, "--layers 2 --heads 2 --channels 32 --context 16 --batch 8 --experts 4 --start-experts 2 --lr 0.01 --warmup 10 --steps 300 --window 20 --period 60", 12);
+    run_start(
+        &a,
+        "--layers 2 --heads 2 --channels 32 --context 16 --batch 8 --experts 4 --start-experts 2 --lr 0.01"
+        " --warmup 10 --steps 300 --window 20 --period 60",
+        12);
     static Routing r[2];
     double before = (double)evaluate(&a.model, &a.data, 512, 8, 16, r, "");
     run_steps(&a, 300);
@@ -1447,7 +1598,8 @@ START_TEST(the_same_seed_gives_the_same_bits) {
     threads_set(2);
     for (int n = 0; n < 2; n++) {
         Run* r = n ? &b : &a;
-        run_start(r, "--layers 2 --heads 2 --channels 32 --context 16 --batch 4 --window 3 --period 8 --adapt-stop 1 --steps 20", 40);
+        run_start(r, "--layers 2 --heads 2 --channels 32 --context 16 --batch 4 --window 3 --period 8 --adapt-stop 1 --steps 20",
+                  40);
         roughen(&r->model, 0.0f); // no: only that both are drawn from the same place
         uint64_t state = 5;
         gpt2_init(&r->model, r->s.start_experts, 0, &state);
@@ -1461,7 +1613,9 @@ START_TEST(the_same_seed_gives_the_same_bits) {
 
 START_TEST(a_run_resumes_to_the_bit) {
     // the checkpoint is written inside a window, and what that window changes comes after it
-    const char *flags = "--layers 2 --heads 2 --channels 16 --context 8 --batch 2 --moe-layers all --experts 4 --start-experts 2 --window 3 --period 8 --adapt-stop 1 --steps 12 --accum 2";
+    const char* flags =
+        "--layers 2 --heads 2 --channels 16 --context 8 --batch 2 --moe-layers all --experts 4 --start-experts 2"
+        " --window 3 --period 8 --adapt-stop 1 --steps 12 --accum 2";
     const char* path = in_folder("resume.safetensors");
     double losses[6];
     run_start(&a, flags, 20);
@@ -1495,7 +1649,10 @@ START_TEST(two_batches_accumulated_are_one_of_twice_the_size) {
     run_start(&b, line, 20);
     near1("loss", 0, run_steps(&a, 1), run_steps(&b, 1), 1e-6);
     near1("norm", 0, a.norm, b.norm, 1e-5);
-    for (int i = 0; i < a.model.n_tensors; i++) { const Tensor* t = &a.model.table[i]; near(t->name, a.model.grads_memory + t->offset, b.model.grads_memory + t->offset, t->size, 1e-5); }
+    for (int i = 0; i < a.model.n_tensors; i++) {
+        const Tensor* t = &a.model.table[i];
+        near(t->name, a.model.grads_memory + t->offset, b.model.grads_memory + t->offset, t->size, 1e-5);
+    }
     PASS();
 } END_TEST
 
@@ -1506,7 +1663,8 @@ START_TEST(clipping_shortens_the_gradient_and_keeps_its_direction) {
         a.s.clip = clips[n];
         run_steps(&a, 1);
         const float *m = a.model.m_memory, *g = a.model.grads_memory;
-        double norm = sqrt(dot(g, g, a.model.n_params)), m_norm = sqrt(dot(m, m, a.model.n_params)), want = 0.1 * (n == 1 ? 1e-3 : norm);
+        double norm = sqrt(dot(g, g, a.model.n_params)), m_norm = sqrt(dot(m, m, a.model.n_params)),
+               want = 0.1 * (n == 1 ? 1e-3 : norm);
         near1("norm before clipping", (size_t)n, a.norm, norm, 1e-6 * norm);
         near1("m = (1 - beta1) g", (size_t)n, m_norm, want, 1e-5 * want);
         near1("direction", (size_t)n, dot(g, m, a.model.n_params) / (norm * m_norm), 1.0, 1e-6);
@@ -1542,13 +1700,15 @@ START_TEST(evaluation_is_the_mean_over_windows_side_by_side) {
         sum += (double)gpt2_forward(&a.model, x, y, 1, 8, 0);
     }
     near1("loss", 0, evaluate(&a.model, &a.data, 0, 3, 8, r, dump), sum / 5, 1e-6);
-    near1("of 17 tokens: 3 windows", 0, evaluate(&a.model, &a.data, 17, 3, 8, r + 0, ""), evaluate(&a.model, &a.data, 24, 1, 8, r, ""), 1e-6);
+    near1("of 17 tokens: 3 windows", 0, evaluate(&a.model, &a.data, 17, 3, 8, r + 0, ""),
+          evaluate(&a.model, &a.data, 24, 1, 8, r, ""), 1e-6);
     ck_assert(r[0].tokens == 24 && r[1].tokens == 24);
     a.shard.n = 5 * 8; // the fifth has no target for its last token
     evaluate(&a.model, &a.data, 0, 3, 8, r, "");
     ck_assert(r[0].tokens == 32);
     SafeFile f = safetensors_open(dump);
-    const SafeTensor *token = safetensors_find(&f, "token"), *loss = safetensors_find(&f, "loss"), *open = safetensors_find(&f, "h.1.open"), *k = safetensors_find(&f, "h.1.k");
+    const SafeTensor *token = safetensors_find(&f, "token"), *loss = safetensors_find(&f, "loss"),
+                     *open = safetensors_find(&f, "h.1.open"), *k = safetensors_find(&f, "h.1.k");
     ck_assert(token && loss && open && k && token->shape[0] == 40 && open->shape[0] == 40 && open->shape[1] == 4);
     ck_assert_str_eq(safetensors_meta(&f, "format"), "dynmoe-routing 1");
     double mean = 0.0;
@@ -1619,8 +1779,9 @@ START_TEST(safetensors_come_back_as_they_were_saved) {
     const unsigned char u8[3] = {0, 127, 255};
     const size_t shape[3] = {2, 3, 0}, two = 2, three = 3;
     const char *said_by = "a \"quoted\" \\ back\\\\slash, caf\xc3\xa9 \xff, \t\n\x01 end", *path = in_folder("round.safetensors");
-    const SafeTensor t[5] = {safe_tensor("x/", "f", "F32", 2, shape, f32), safe_tensor("", "empty", "F32", 3, shape, NULL), safe_tensor("", "scalar", "I64", 0, NULL, i64),
-                             safe_tensor("", "u", "U8", 1, &three, u8), safe_tensor("", "d", "F64", 1, &two, f64)};
+    const SafeTensor t[5] = {safe_tensor("x/", "f", "F32", 2, shape, f32), safe_tensor("", "empty", "F32", 3, shape, NULL),
+                             safe_tensor("", "scalar", "I64", 0, NULL, i64), safe_tensor("", "u", "U8", 1, &three, u8),
+                             safe_tensor("", "d", "F64", 1, &two, f64)};
     char *meta = NULL, word[16];
     size_t length;
     for (int round = 0; round < 2; round++) { // the second time over the first
@@ -1729,11 +1890,18 @@ START_TEST(damaged_safetensors_are_refused_with_one_line) {
 } END_TEST
 
 START_TEST(odd_but_sound_safetensors_are_read) {
-    static const struct { const char* header; size_t data; int n; } cases[] = {
-        {"{}", 0, 0}, {" \n{ } \t\r\n ", 0, 0}, {"{\"x\":" X4 "}", 4, 1},
-        {"{ \"x\" : { \"shape\" : [ 1 , 1 ] , \"data_offsets\" : [ 0 , 4 ] , \"dtype\" : \"F32\" } , \"__metadata__\" : { \"a\" : \"b\" , \"c\" : \"\" } }", 4, 1},
+    static const struct { const char* header; size_t data; int n;
+    } cases[] = {
+        {"{}", 0, 0},
+        {" \n{ } \t\r\n ", 0, 0},
+        {"{\"x\":" X4 "}", 4, 1},
+        {"{ \"x\" : { \"shape\" : [ 1 , 1 ] , \"data_offsets\" : [ 0 , 4 ] , \"dtype\" : \"F32\" }"
+         " , \"__metadata__\" : { \"a\" : \"b\" , \"c\" : \"\" } }",
+         4, 1},
         {"{\"y\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[4,6]},\"\\u0078\":" X4 "}", 6, 2},
-        {"{\"z\":{\"dtype\":\"U8\",\"shape\":[0,7],\"data_offsets\":[4,4]},\"x\":" X4 ",\"e\":{\"dtype\":\"F16\",\"shape\":[0],\"data_offsets\":[0,0]}}", 4, 3}};
+        {"{\"z\":{\"dtype\":\"U8\",\"shape\":[0,7],\"data_offsets\":[4,4]},\"x\":" X4
+         ",\"e\":{\"dtype\":\"F16\",\"shape\":[0],\"data_offsets\":[0,0]}}",
+         4, 3}};
     for (int i = 0; i < (int)(sizeof cases / sizeof *cases); i++) {
         SafeFile f = safetensors_open(write_safetensors(cases[i].header, cases[i].data));
         ck_assert_int_eq(f.n, cases[i].n);
@@ -1776,14 +1944,21 @@ static void load_checkpoint(const char* path) { // as main does
 
 START_TEST(a_checkpoint_that_does_not_fit_is_refused) {
     // every edit keeps the length of the file and spoils one thing
-    static const struct { const char *from, *to, *words; } edits[] = {
-        {"\"h.1.moe.fcw\"", "\"h.1.moe.fcW\"", "no tensor h.1.moe.fcw"},      {"\"adam_v/lnfw\"", "\"adam_v/lnfW\"", "no tensor adam_v/lnfw"},
-        {"\"record/h.0.sum\"", "\"record/h.0.suM\"", "record/h.0.sum"},       {"\"lnfw\":{\"dtype\":\"F32\"", "\"lnfw\":{\"dtype\":\"I32\"", "lnfw"},
-        {"\"lnfw\":{\"dtype\":\"F32\",\"shape\":[16]", "\"lnfw\":{\"dtype\":\"F64\",\"shape\":[08]", "lnfw"},
-        {"\"NH\":\"2\"", "\"NH\":\"x\"", "NH"},         {"\"NH\":\"2\"", "\"NH\":\"0\"", "NH"},     {"\"L\":\"2\"", "\"L\":\"3\"", "h.2."},
-        {"\"L\":\"2\"", "\"K\":\"2\"", "metadata L"},   {"\"step\":\"0\"", "\"step\":\"-\"", "step"}, {"\"recording\":\"0\"", "\"recording\":\"2\"", "recording"},
-        {"\"rng_data\":\"11\"", "\"rng_data\":\"00\"", "random state"},       {"\"C\":\"16\"", "\"C\":\"32\"", "another dtype or shape"},
-        {"\"E\":\"4\"", "\"E\":\"5\"", "another dtype or shape"}};
+    static const struct { const char *from, *to, *words;
+    } edits[] = {{"\"h.1.moe.fcw\"", "\"h.1.moe.fcW\"", "no tensor h.1.moe.fcw"},
+                 {"\"adam_v/lnfw\"", "\"adam_v/lnfW\"", "no tensor adam_v/lnfw"},
+                 {"\"record/h.0.sum\"", "\"record/h.0.suM\"", "record/h.0.sum"},
+                 {"\"lnfw\":{\"dtype\":\"F32\"", "\"lnfw\":{\"dtype\":\"I32\"", "lnfw"},
+                 {"\"lnfw\":{\"dtype\":\"F32\",\"shape\":[16]", "\"lnfw\":{\"dtype\":\"F64\",\"shape\":[08]", "lnfw"},
+                 {"\"NH\":\"2\"", "\"NH\":\"x\"", "NH"},
+                 {"\"NH\":\"2\"", "\"NH\":\"0\"", "NH"},
+                 {"\"L\":\"2\"", "\"L\":\"3\"", "h.2."},
+                 {"\"L\":\"2\"", "\"K\":\"2\"", "metadata L"},
+                 {"\"step\":\"0\"", "\"step\":\"-\"", "step"},
+                 {"\"recording\":\"0\"", "\"recording\":\"2\"", "recording"},
+                 {"\"rng_data\":\"11\"", "\"rng_data\":\"00\"", "random state"},
+                 {"\"C\":\"16\"", "\"C\":\"32\"", "another dtype or shape"},
+                 {"\"E\":\"4\"", "\"E\":\"5\"", "another dtype or shape"}};
     const char *good = in_folder("good.safetensors"), *path;
     run_start(&a, small, 20);
     checkpoint_save(&a.model, &a.p, good);
@@ -1866,7 +2041,8 @@ static void places_in(const char* n) { // in a text of so many bytes, for 4 toke
 }
 
 START_TEST(data_edges) {
-    static const size_t wanted[][3] = {{5, 1, 1}, {6, 1, 2}, {8, 4, 1}, {9, 4, 2}, {12, 4, 2}, {13, 4, 3}, {13, 1, 9}}; // bytes, stride, places
+    static const size_t wanted[][3] = {{5, 1, 1},  {6, 1, 2},  {8, 4, 1}, {9, 4, 2},
+                                       {12, 4, 2}, {13, 4, 3}, {13, 1, 9}}; // bytes, stride, places
     must_stop(1, "token 267 at 4, the vocabulary has 267", read_above_vocabulary, write_bin("c.bin", 20240520, 1, 5, 5));
     must_stop(1, "short text: no room for 4 tokens and a target", places_in, "4"); // n == T
     must_stop(1, "short text", places_in, "0");
@@ -1908,7 +2084,9 @@ START_TEST(flags_are_read) {
     for (int i = 0; i < N_FLAGS; i++) { // names and twins are all different, both work, defaults are in range, --help tells all
         const Flag* f = &flag_table[i];
         char line[128];
-        for (int k = 0; k < i; k++) { ck_assert(strcmp(f->name, flag_table[k].name) != 0 && strcmp(f->twin, flag_table[k].twin) != 0); }
+        for (int k = 0; k < i; k++) {
+            ck_assert(strcmp(f->name, flag_table[k].name) != 0 && strcmp(f->twin, flag_table[k].twin) != 0);
+        }
         if (strcmp(f->type, "int") != 0) { continue; }
         snprintf(line, sizeof line, "--depth 0 %s %.0f", f->twin, f->low);
         s = settings(line);
@@ -1922,15 +2100,33 @@ START_TEST(flags_are_read) {
         must_stop(2, f->name, use_flags, line);
     }
     ck_assert_int_eq(in_child(use_flags, "--help"), 0);
-    for (int i = 0; i < N_FLAGS; i++) { ck_assert_msg(strstr(said, flag_table[i].name) && strstr(said, flag_table[i].help), "--help does not tell of %s", flag_table[i].name); }
+    for (int i = 0; i < N_FLAGS; i++) {
+        ck_assert_msg(strstr(said, flag_table[i].name) && strstr(said, flag_table[i].help), "--help does not tell of %s",
+                      flag_table[i].name);
+    }
     PASS();
 } END_TEST
 
 START_TEST(wrong_flags_stop_with_code_2) {
-    static const char* wrong[][2] = {{"--nothing 1", "--nothing"}, {"--step 1", "--step"}, {"-zz", "-zz"}, {"data.txt", "data.txt"}, {"--layers", "--layers"},
-        {"--layers 12x", "--layers 12x"}, {"--layers=", "--layers"}, {"--layers 1.5", "--layers 1.5"}, {"--lr nan", "--lr nan"}, {"--lr -1", "--lr -1"},
-        {"--lr 1e999", "--lr 1e999"}, {"--beta1 1", "--beta1 1"}, {"--eval-only=2", "--eval-only 2"}, {"--gate-scale 0", "--gate-scale 0"},
-        {"--preset mine", "--preset mine"}, {"--adapt-stop 1.01", "--adapt-stop"}, {"--depth 65", "--depth"}, {"--", "--"}, {"--=1", "--=1"}};
+    static const char* wrong[][2] = {{"--nothing 1", "--nothing"},
+                                     {"--step 1", "--step"},
+                                     {"-zz", "-zz"},
+                                     {"data.txt", "data.txt"},
+                                     {"--layers", "--layers"},
+                                     {"--layers 12x", "--layers 12x"},
+                                     {"--layers=", "--layers"},
+                                     {"--layers 1.5", "--layers 1.5"},
+                                     {"--lr nan", "--lr nan"},
+                                     {"--lr -1", "--lr -1"},
+                                     {"--lr 1e999", "--lr 1e999"},
+                                     {"--beta1 1", "--beta1 1"},
+                                     {"--eval-only=2", "--eval-only 2"},
+                                     {"--gate-scale 0", "--gate-scale 0"},
+                                     {"--preset mine", "--preset mine"},
+                                     {"--adapt-stop 1.01", "--adapt-stop"},
+                                     {"--depth 65", "--depth"},
+                                     {"--", "--"},
+                                     {"--=1", "--=1"}};
     char line[600] = "--out ";
     for (int i = 0; i < (int)(sizeof wrong / sizeof *wrong); i++) { must_stop(2, wrong[i][1], use_flags, wrong[i][0]); }
     memset(line + 6, 'x', 501);
@@ -1940,7 +2136,8 @@ START_TEST(wrong_flags_stop_with_code_2) {
 } END_TEST
 
 START_TEST(presets_and_depth_give_way_to_flags) {
-    static const char* authors[] = {"--preset authors", "--preset authors --kgrad normalised --aux-balance 0", "-a3=0 --aux-balance=0 -k normalised -P authors" + 6};
+    static const char* authors[] = {"--preset authors", "--preset authors --kgrad normalised --aux-balance 0",
+                                    "-a3=0 --aux-balance=0 -k normalised -P authors" + 6};
     for (int i = 0; i < 3; i++) {
         Settings s = settings(authors[i]);
         ck_assert(s.unit_norm == 0 && s.aux_efficiency == 0.01f && s.aux_diversity == 0.01f && s.aux_balance == (i ? 0.0f : 0.01f));
@@ -1948,7 +2145,8 @@ START_TEST(presets_and_depth_give_way_to_flags) {
         ck_assert_str_eq(s.expert_init, "copies");
     }
     Settings p = settings("--preset paper");
-    ck_assert(p.unit_norm == 0 && p.aux_diversity == 0.01f && p.aux_simplicity == 0.01f && p.aux_balance == 0.0f && !strcmp(p.kgrad, "normalised"));
+    ck_assert(p.unit_norm == 0 && p.aux_diversity == 0.01f && p.aux_simplicity == 0.01f && p.aux_balance == 0.0f &&
+              !strcmp(p.kgrad, "normalised"));
     for (int i = 0; i < 2; i++) {
         Settings s = settings(i ? "--depth 6 --layers 3 --lr 0.5" : "--lr 0.5 --layers=3 -d 6");
         ck_assert(s.layers == 3 && s.heads == 6 && s.channels == 384 && s.context == 256 && s.lr == 0.5f);
@@ -1967,17 +2165,31 @@ static void make_config(const char* line) {
 }
 
 START_TEST(configurations) {
-    static const struct { const char *list, *want; } lists[] = {{"every2", "10101"}, {"all", "11111"}, {"none", "00000"}, {"0,2,4", "10101"}, {"3", "00010"}, {"4,1,4", "01001"}};
-    static const char* wrong[][2] = {{"--moe-layers some", "some"}, {"--moe-layers 5", "below 5"}, {"--moe-layers 1,", "1,"}, {"--moe-layers ,1", ",1"}, {"--moe-layers 0,,2", "0,,2"},
-        {"--moe-layers -1", "-1"}, {"--moe-layers 1;2", "1;2"}, {"--moe-layers 0x1", "0x1"}, {"--moe-layers 99999999999999999999", "below 5"}, {"--moe-layers +1", "+1"},
-        {"--channels 30 --heads 4", "30 channels"}, {"--channels 8 --experts 9", "9 experts, 8 channels"}, {"--start-experts 9", "--start-experts"}, {"--min-experts 9", "--min-experts"},
-        {"--kgrad both", "--kgrad both"}};
+    static const struct {
+        const char *list, *want;
+    } lists[] = {{"every2", "10101"}, {"all", "11111"}, {"none", "00000"}, {"0,2,4", "10101"}, {"3", "00010"}, {"4,1,4", "01001"}};
+    static const char* wrong[][2] = {{"--moe-layers some", "some"},
+                                     {"--moe-layers 5", "below 5"},
+                                     {"--moe-layers 1,", "1,"},
+                                     {"--moe-layers ,1", ",1"},
+                                     {"--moe-layers 0,,2", "0,,2"},
+                                     {"--moe-layers -1", "-1"},
+                                     {"--moe-layers 1;2", "1;2"},
+                                     {"--moe-layers 0x1", "0x1"},
+                                     {"--moe-layers 99999999999999999999", "below 5"},
+                                     {"--moe-layers +1", "+1"},
+                                     {"--channels 30 --heads 4", "30 channels"},
+                                     {"--channels 8 --experts 9", "9 experts, 8 channels"},
+                                     {"--start-experts 9", "--start-experts"},
+                                     {"--min-experts 9", "--min-experts"},
+                                     {"--kgrad both", "--kgrad both"}};
     char line[200];
     for (int i = 0; i < 6; i++) {
         snprintf(line, sizeof line, "--layers 5 --moe-layers %s", lists[i].list);
         Settings s = settings(line);
         Config c = config_make(&s, 257, NULL);
-        ck_assert(c.V == 257 && c.Vp == 384 && c.H == 4 * c.C && c.normalised == 1 && c.E == (i == 2 ? 0 : 8) && c.aux_weight[1] == 0.0f && c.aux_weight[2] == 0.0f);
+        ck_assert(c.V == 257 && c.Vp == 384 && c.H == 4 * c.C && c.normalised == 1 && c.E == (i == 2 ? 0 : 8) &&
+                  c.aux_weight[1] == 0.0f && c.aux_weight[2] == 0.0f);
         for (int l = 0; l < 5; l++) { ck_assert_int_eq(c.moe[l], lists[i].want[l] - '0'); }
     }
     for (int i = 0; i < (int)(sizeof wrong / sizeof *wrong); i++) {
@@ -2020,43 +2232,48 @@ int main(void) {
     TCase* tc = NULL;
     #define TEST(name) tcase_add_exit_test(tc, name, pass_code);
     tc = group(suite, "layers");
-    TEST(exp_fast_is_right_to_one_unit_in_the_last_place) TEST(softmax_row_takes_huge_logits_and_clears_what_is_masked)
-    TEST(matmul_is_three_loops) TEST(matmul_gradients) TEST(embedding_adds_what_meets_in_one_row) TEST(layernorm_by_hand_and_by_differences)
-    TEST(gelu_is_the_tanh_form) TEST(crossentropy_looks_at_V_columns_only) TEST(attention_is_softmax_of_scores_times_values)
-    TEST(attention_gradients) TEST(attention_does_not_see_the_future) TEST(two_threads_agree_with_one)
-    tc = group(suite, "dynmoe");
-    TEST(gate_by_hand) TEST(gate_falls_back_to_the_nearest_active_expert) TEST(gate_gradient_follows_tau_as_the_formula_says)
-    TEST(zero_vectors_have_no_direction_and_no_gradient) TEST(dispatch_is_a_permutation_in_token_order) TEST(combine_by_hand)
-    TEST(detached_minus_normalised_is_the_mean_over_open_gates) TEST(straight_through_gradient_is_that_of_the_surrogate)
-    TEST(tokens_without_experts_get_nothing_and_give_nothing) TEST(diversity_by_hand_and_by_differences)
-    TEST(simplicity_by_hand_and_by_differences) TEST(balance_and_efficiency_by_hand) TEST(balance_gradient_sums_to_zero_over_a_token)
-    tc = group(suite, "model");
-    TEST(gradients_of_a_dense_model) TEST(gradients_of_a_dynmoe_model_with_fixed_decisions) TEST(permuting_experts_permutes_nothing_visible)
-    TEST(neither_length_of_W_nor_tau_is_seen_by_the_task) TEST(a_pool_of_one_that_is_always_open_is_a_dense_layer)
-    TEST(evaluation_gives_every_token_an_expert_and_training_does_not) TEST(inactive_experts_are_left_alone_to_the_bit)
-    TEST(an_active_expert_without_tokens_is_stepped_like_the_rest) TEST(only_matrices_decay) TEST(adamw_by_hand)
-    TEST(backward_is_linear_in_its_scale_and_adds) TEST(memory_is_linear_in_the_batch) TEST(first_rows_of_W_are_orthonormal)
-    TEST(first_values) TEST(parameters_are_as_many_as_the_formula_says) TEST(padded_rows_of_the_vocabulary_stay_zero)
-    TEST(nan_is_caught_where_it_is_born) TEST(the_model_itself_does_not_see_the_future)
-    tc = group(suite, "adaptive");
-    TEST(records_equal_a_recount_over_the_window) TEST(a_window_holds_one_step_more_than_its_length)
-    TEST(windows_open_and_close_when_the_flags_say) TEST(evaluation_touches_neither_records_nor_schedule) TEST(an_expert_that_nobody_chose_goes)
-    TEST(when_nobody_finds_an_expert_all_go_and_the_lowest_slot_comes) TEST(update_rules_by_hand)
-    TEST(one_token_at_the_first_step_of_a_window_is_enough) TEST(a_token_that_only_the_fallback_helped_is_recorded_as_unrouted)
-    TEST(moments_of_a_new_slot_are_zero_and_no_others) TEST(a_full_pool_is_said_once_and_changes_nothing) TEST(unit_rows_are_of_length_one)
-    TEST(the_adaptive_process_can_be_switched_off_in_the_middle_of_a_window)
-    tc = group(suite, "training");
+    TEST(exp_fast_is_right_to_one_unit_in_the_last_place)
+    TEST(softmax_row_takes_huge_logits_and_clears_what_is_masked) TEST(matmul_is_three_loops) TEST(matmul_gradients)
+        TEST(embedding_adds_what_meets_in_one_row) TEST(layernorm_by_hand_and_by_differences) TEST(gelu_is_the_tanh_form)
+            TEST(crossentropy_looks_at_V_columns_only) TEST(attention_is_softmax_of_scores_times_values) TEST(attention_gradients)
+                TEST(attention_does_not_see_the_future) TEST(two_threads_agree_with_one) tc = group(suite, "dynmoe");
+    TEST(gate_by_hand)
+    TEST(gate_falls_back_to_the_nearest_active_expert) TEST(gate_gradient_follows_tau_as_the_formula_says)
+        TEST(zero_vectors_have_no_direction_and_no_gradient) TEST(dispatch_is_a_permutation_in_token_order) TEST(combine_by_hand)
+            TEST(detached_minus_normalised_is_the_mean_over_open_gates) TEST(straight_through_gradient_is_that_of_the_surrogate)
+                TEST(tokens_without_experts_get_nothing_and_give_nothing) TEST(diversity_by_hand_and_by_differences)
+                    TEST(simplicity_by_hand_and_by_differences) TEST(balance_and_efficiency_by_hand)
+                        TEST(balance_gradient_sums_to_zero_over_a_token) tc = group(suite, "model");
+    TEST(gradients_of_a_dense_model)
+    TEST(gradients_of_a_dynmoe_model_with_fixed_decisions) TEST(permuting_experts_permutes_nothing_visible)
+        TEST(neither_length_of_W_nor_tau_is_seen_by_the_task) TEST(a_pool_of_one_that_is_always_open_is_a_dense_layer)
+            TEST(evaluation_gives_every_token_an_expert_and_training_does_not) TEST(inactive_experts_are_left_alone_to_the_bit)
+                TEST(an_active_expert_without_tokens_is_stepped_like_the_rest) TEST(only_matrices_decay) TEST(adamw_by_hand)
+                    TEST(backward_is_linear_in_its_scale_and_adds) TEST(memory_is_linear_in_the_batch)
+                        TEST(first_rows_of_W_are_orthonormal) TEST(first_values) TEST(parameters_are_as_many_as_the_formula_says)
+                            TEST(padded_rows_of_the_vocabulary_stay_zero) TEST(nan_is_caught_where_it_is_born)
+                                TEST(the_model_itself_does_not_see_the_future) tc = group(suite, "adaptive");
+    TEST(records_equal_a_recount_over_the_window)
+    TEST(a_window_holds_one_step_more_than_its_length)
+    TEST(windows_open_and_close_when_the_flags_say) TEST(evaluation_touches_neither_records_nor_schedule)
+        TEST(an_expert_that_nobody_chose_goes) TEST(when_nobody_finds_an_expert_all_go_and_the_lowest_slot_comes)
+            TEST(update_rules_by_hand) TEST(one_token_at_the_first_step_of_a_window_is_enough)
+                TEST(a_token_that_only_the_fallback_helped_is_recorded_as_unrouted)
+                    TEST(moments_of_a_new_slot_are_zero_and_no_others) TEST(a_full_pool_is_said_once_and_changes_nothing)
+                        TEST(unit_rows_are_of_length_one) TEST(the_adaptive_process_can_be_switched_off_in_the_middle_of_a_window)
+                            tc = group(suite, "training");
     TEST(learning_rate_at_named_steps) TEST(one_batch_can_be_learned_by_heart) TEST(a_model_learns_the_rule_of_the_text)
     TEST(the_same_seed_gives_the_same_bits) TEST(a_run_resumes_to_the_bit) TEST(two_batches_accumulated_are_one_of_twice_the_size)
     TEST(clipping_shortens_the_gradient_and_keeps_its_direction) TEST(evaluation_is_the_mean_over_windows_side_by_side)
     TEST(sampling) TEST(generating_continues_the_prompt)
     tc = group(suite, "files");
-    TEST(safetensors_come_back_as_they_were_saved) TEST(damaged_safetensors_are_refused_with_one_line) TEST(odd_but_sound_safetensors_are_read)
-    TEST(nothing_is_read_beyond_a_header) TEST(a_checkpoint_that_does_not_fit_is_refused) TEST(token_files_are_checked_and_read)
-    TEST(a_pattern_need_not_end_in_bin) TEST(data_edges) TEST(flags_are_read) TEST(wrong_flags_stop_with_code_2)
-    TEST(presets_and_depth_give_way_to_flags) TEST(configurations)
+    TEST(safetensors_come_back_as_they_were_saved)
+    TEST(damaged_safetensors_are_refused_with_one_line) TEST(odd_but_sound_safetensors_are_read)
+        TEST(nothing_is_read_beyond_a_header) TEST(a_checkpoint_that_does_not_fit_is_refused) TEST(token_files_are_checked_and_read)
+            TEST(a_pattern_need_not_end_in_bin) TEST(data_edges) TEST(flags_are_read) TEST(wrong_flags_stop_with_code_2)
+                TEST(presets_and_depth_give_way_to_flags) TEST(configurations)
 
-    SRunner* sr = srunner_create(suite);
+                    SRunner* sr = srunner_create(suite);
     srunner_set_fork_status(sr, CK_FORK);
     srunner_run_all(sr, CK_NORMAL);
     int failed = srunner_ntests_failed(sr), run = srunner_ntests_run(sr);

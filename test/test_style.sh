@@ -27,7 +27,8 @@ int main(void) { return one(); }
 END
     sed 's/return one/return 2 * one/' train_gpt2_dynmoe.c > train_gpt2_dynmoe.cu
     printf '#include <math.h>\nint main(void) { return 0; }\n' > train_vit_dynmoe.cu
-    printf '# twins\ntwice train_gpt2_dynmoe.c train_gpt2_dynmoe.cu # same text\none train_gpt2_dynmoe.c train_gpt2_dynmoe.cu\n' > dev/twins.txt
+    printf '# twins\n%s\n%s\n' 'twice train_gpt2_dynmoe.c train_gpt2_dynmoe.cu # same text' \
+        'one train_gpt2_dynmoe.c train_gpt2_dynmoe.cu' > dev/twins.txt
     printf '#!/bin/sh\necho "  -n, --steps N  how long"\necho "  -h, --help     this"\n' > train_gpt2_dynmoe
     chmod +x train_gpt2_dynmoe
     printf '# Doubling\nSee `train_gpt2_dynmoe.c:3 twice` and `train_gpt2_dynmoe.c:8 main`.\n' > README.md
@@ -72,7 +73,7 @@ printf '#include "common.h"\n' > test/test_x.c
 accepts "a test may include"
 
 # budgets and line length
-for p in train_gpt2_dynmoe.c:2200 train_gpt2_dynmoe.cu:2600 train_vit_dynmoe.cu:2400; do
+for p in train_gpt2_dynmoe.c:2400 train_gpt2_dynmoe.cu:2600 train_vit_dynmoe.cu:2400; do
     f=${p%:*} budget=${p#*:}
     awk -v n="$(($(wc -l < "$f")))" -v budget="$budget" 'BEGIN { for (; n < budget; n++) print "// filler" }' >> "$f"
     cp "$f" "$tmp/full"
