@@ -46,6 +46,7 @@ is read as bytes. The gate's straight-through gradient is a heuristic, not the g
 #include <Accelerate/Accelerate.h>
 #elif defined(USE_BLAS)
 #include <cblas.h>
+#undef I // complex.h takes this name, and comes with cblas.h
 #endif
 #ifndef BLAS_NAME
 #define BLAS_NAME "plain loops (slow: install OpenBLAS, then make clean)"
@@ -211,9 +212,10 @@ static inline float exp_fast(float x) {
     float r = x - n * 0.693359375f + n * 2.12194440e-4f; // ln 2 in two parts: the first product is exact
     float p = 0.5f + r * (1.6666665e-1f + r * (4.1665796e-2f + r * (8.3334519e-3f + r * (1.3981999e-3f + r * 1.9875692e-4f))));
     p = 1.0f + r + r * r * p;
-    int32_t bits;
+    uint32_t bits, low;
     memcpy(&bits, &p, sizeof bits);
-    bits += (int32_t)n * (1 << 23);                 // times 2^n
+    memcpy(&low, &shifted, sizeof low);
+    bits += low << 23;                              // times 2^n; a NaN stays one
     memcpy(&p, &bits, sizeof bits);
     return p;
 }
@@ -1251,7 +1253,7 @@ void json_string(Json* j, char* out, size_t room) {
             const char* at = ++j->p < j->end && *j->p ? strchr(from, *j->p) : NULL;
             unsigned code = 0;
             for (int i = 1; at == NULL && i < 5; i++) { // \u00XX is a byte, as json_print writes it
-                if (*j->p != 'u' || j->end - j->p < 5 || !isxdigit((unsigned char)j->p[i])) {
+                if (j->end - j->p < 5 || *j->p != 'u' || !isxdigit((unsigned char)j->p[i])) {
                     json_bad(j, "unknown escape in a string");
                 }
                 code = code * 16 + (unsigned)(isdigit((unsigned char)j->p[i]) ? j->p[i] - '0' : (j->p[i] | 32) - 'a' + 10);
