@@ -29,6 +29,7 @@ is read as bytes. The gate's straight-through gradient is a heuristic, not the g
 #include <glob.h>
 #include <inttypes.h>
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -36,6 +37,7 @@ is read as bytes. The gate's straight-through gradient is a heuristic, not the g
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -72,13 +74,12 @@ __attribute__((noreturn, format(printf, 3, 4))) void stop(int code, const char* 
 }
 #define die(...) stop(1, __VA_ARGS__)
 #define die_usage(...) stop(2, __VA_ARGS__)
+#define require(ok, ...) do { if (!(ok)) { die(__VA_ARGS__); } } while (0) // else: hint, format, ...
+#define require_usage(ok, ...) do { if (!(ok)) { die_usage(__VA_ARGS__); } } while (0)
 
 void* alloc_zeroed(size_t n, size_t size, const char* what) { // n items of the given size, or one clear line
     void* p = calloc(n ? n : 1, size);
-    if (p == NULL) {
-        die("lower --batch, --context, --channels or --experts", "no memory for %s (%.1f MB)", what,
-            1e-6 * (double)n * (double)size);
-    }
+    require(p, "lower --batch, --context, --channels or --experts", "no memory for %s (%.1f MB)", what, 1e-6 * (double)n * (double)size);
     return p;
 }
 
@@ -413,11 +414,12 @@ void crossentropy_backward(float* logits, const float* lse, const int* targets, 
 
 // ----------------------------------------------------------------------------------------------------------------------
 // The DynMoE layer. Input x (N, C) is the ln2 output; it goes to the gate and to the experts.
-//   gate       which experts does each token use?         cosine, open, k
+//   router     which experts does each token use?         score, open, k, weight
 //   dispatch   one row for each (token, open expert)       row_of, row_token, offset
 //   experts    a GPT-2 feed-forward layer on each row      xr -> pre -> act -> out
-//   combine    mean over the rows of each token            y
+//   combine    weighted sum over the rows of each token    y
 // Symbols of the paper: W (E, C) gate matrix, G (E) thresholds, m (E) mask of the pool (1 = active), tau temperature.
+// The paper's router, top-any, comes first. The softmax routers that it is compared with share all but gate_*.
 
 #define NORM_EPS 1e-8f // a row of x or W shorter than this has no direction: cosine 0, no gradient
 
@@ -495,6 +497,80 @@ void gate_backward_add(float* dx, float* dW, float* dG, float* dgate, const int*
     }
 }
 
+void mean_forward(float* weight, const int* open, const int* k, int N, int E) {
+    // open (N, E), k (N) -> weight (N, E) = open / k: every chosen expert counts the same                         eq. (6)
+    // A token that only the fallback serves has k = 0 and one open expert, of weight 1.
+    for (int i = 0; i < N * E; i++) { weight[i] = (float)open[i] / (float)(k[i / E] > 0 ? k[i / E] : 1); }
+}
+
+void mean_backward(float* dgate, const int* open, const int* k, int normalised, int N, int E) {
+    // forward: weight_e = gate_e / k. In place: dgate (N, E) comes as dL/dweight, 0 for closed gates, and becomes dL/dgate:
+    //   k detached   (the authors' code of today):        dgate_e = dweight_e / k
+    //   k normalised (k = sum of gates, differentiable):  the same minus its mean over the token's open gates
+    for (int i = 0; i < N; i++) {
+        float* d = dgate + (size_t)i * E;
+        float share = 1.0f / (float)(k[i] > 0 ? k[i] : 1), mean = 0.0f;
+        for (int e = 0; e < E; e++) { d[e] *= share; mean += share * d[e]; }
+        for (int e = 0; normalised && e < E; e++) { d[e] -= open[(size_t)i * E + e] ? mean : 0.0f; }
+    }
+}
+
+// The softmax routers: p = softmax(W x) over the active experts, an order of the experts by p, and the first k of them.
+//   top-k   k = K for every token; weight p / (sum of the chosen p), for K = 1 p itself       Switch, GShard
+//   top-p   the fewest whose p add up to at least P; weight p                                 Huang et al. 2024
+//   dense   all; weight p: the classical mixture. One expert: a plain feed-forward layer
+enum { TOP_ANY, TOP_K, TOP_P, DENSE };
+static const char* const router_names[] = {"top-any", "top-k", "top-p", "dense"};
+
+void softmax_gate_forward(int* open, int* k, float* weight, float* prob, const float* x, const float* W, const int* mask,
+                          int K, float P, int renormalise, int N, int C, int E) {
+    // x (N, C), W (E, C), mask (E) -> prob (N, E), 0 for inactive experts; open (N, E), k (N), weight (N, E), 0 for closed ones
+    // A token takes experts in descending order of p (of equals the lower number) until it has K, or their p add up to P.
+    matmul(prob, x, 0, W, 1, N, E, C, 0.0f);
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < N; i++) {
+        float *p = prob + (size_t)i * E, *w = weight + (size_t)i * E, max = -FLT_MAX, sum = 0.0f, taken = 0.0f;
+        for (int e = 0; e < E; e++) { max = mask[e] && p[e] > max ? p[e] : max; }
+        for (int e = 0; e < E; e++) { p[e] = mask[e] ? expf(p[e] - max) : 0.0f; sum += p[e]; }
+        for (int e = 0; e < E; e++) { p[e] /= sum > 0.0f ? sum : 1.0f; w[e] = 0.0f; open[(size_t)i * E + e] = 0; }
+        for (k[i] = 0; k[i] < K && (k[i] == 0 || taken < P); k[i]++) {
+            int best = -1;
+            for (int e = 0; e < E; e++) {
+                if (mask[e] && !open[(size_t)i * E + e] && (best < 0 || p[e] > p[best])) { best = e; }
+            }
+            if (best < 0) { break; }
+            open[(size_t)i * E + best] = 1;
+            w[best] = p[best];
+            taken += p[best];
+        }
+        for (int e = 0; renormalise && e < E; e++) { w[e] /= taken > 0.0f ? taken : 1.0f; }
+    }
+}
+
+void softmax_gate_backward_add(float* dx, float* dW, float* dweight, const int* open, const float* weight, const float* prob,
+                               const float* x, const float* W, float balance, const float* share, float entropy, int renormalise,
+                               int N, int C, int E) {
+    // forward: p = softmax(x W^T); weight = p, or with renormalise p / taken, over the chosen. dweight (N, E) becomes scratch.
+    // balance * (sum_e share_e mean p_e) and entropy * (mean of -sum_e p_e log p_e) are added to the loss; see softmax_losses
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < N; i++) {
+        const float *p = prob + (size_t)i * E, *w = weight + (size_t)i * E;
+        float *d = dweight + (size_t)i * E, taken = 0.0f, along = 0.0f, sum = 0.0f;
+        for (int e = 0; e < E; e++) {
+            taken += open[(size_t)i * E + e] ? p[e] : 0.0f;
+            along += w[e] * d[e];
+        }
+        for (int e = 0; e < E; e++) {       // dL/dweight -> dL/dp
+            if (!open[(size_t)i * E + e]) { d[e] = 0.0f; } else if (renormalise) { d[e] = (d[e] - along) / taken; }
+            d[e] += balance * share[e] / (float)N - (p[e] > 0.0f ? entropy / (float)N * (logf(p[e]) + 1.0f) : 0.0f);
+            sum += p[e] * d[e];
+        }
+        for (int e = 0; e < E; e++) { d[e] = p[e] * (d[e] - sum); } // through the softmax
+    }
+    matmul(dW, dweight, 1, x, 0, E, C, N, 1.0f);
+    matmul(dx, dweight, 0, W, 0, N, C, E, 1.0f);
+}
+
 int dispatch(int* row_of, int* row_token, int* offset, const int* open, int N, int E) {
     // open (N, E) -> rows grouped by expert, in token order within an expert: a permutation, no atomics, no padding
     // row_of (N, E) = row or -1, row_token (at most N*E) = token of the row, offset (E + 1) = first row of each expert
@@ -551,17 +627,16 @@ void experts_backward(float* dxr, float* dpre, float* dfcw, float* dfcb, float* 
     }
 }
 
-void combine_forward(float* y, const float* out, const int* row_of, const int* k, int N, int C, int E) {
-    // y (N, C) = (1/k) sum of the token's rows of out (R, C): every chosen expert has the same weight             eq. (6)
-    // k = 0 without fallback: no rows, y = 0, the token keeps its residual only. With fallback: one row, weight 1. k may be
-    // NULL: plain sums.
+void combine_forward(float* y, const float* out, const int* row_of, const float* weight, int N, int C, int E) {
+    // y (N, C) = sum over the token's rows of out (R, C), times weight (N, E); NULL: plain sums                    eq. (6)
+    // A token without rows (k = 0, no fallback) gets y = 0: it keeps its residual only.
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < N; i++) {
-        float weight = 1.0f / (float)(k != NULL && k[i] > 0 ? k[i] : 1);
         memset(y + (size_t)i * C, 0, (size_t)C * sizeof(float));
         for (int e = 0; e < E; e++) {
             int r = row_of[(size_t)i * E + e];
-            for (int c = 0; r >= 0 && c < C; c++) { y[(size_t)i * C + c] += weight * out[(size_t)r * C + c]; }
+            float w = weight != NULL ? weight[(size_t)i * E + e] : 1.0f;
+            for (int c = 0; r >= 0 && c < C; c++) { y[(size_t)i * C + c] += w * out[(size_t)r * C + c]; }
         }
     }
 }
@@ -571,35 +646,28 @@ void gather_backward(float* dx, const float* dxr, const int* row_of, int N, int 
     combine_forward(dx, dxr, row_of, NULL, N, C, E);
 }
 
-void combine_backward(float* dout, float* dgate, const float* dy, const float* out, const int* row_of, const int* k,
-                      int normalised, int N, int C, int E) {
-    // forward: y = sum_e gate_e out_e / k, gate_e in {0, 1}
-    // dy (N, C) -> dout (R, C) = dy / k on every row; dgate (N, E) = dL/dgate for open gates, 0 for closed ones:
-    //   k detached   (the authors' code of today):        dgate_e = <dy, out_e> / k
-    //   k normalised (k = sum of gates, differentiable):  the same minus its mean over the token's open gates
+void combine_backward(float* dout, float* dweight, const float* dy, const float* out, const int* row_of, const float* weight,
+                      int N, int C, int E) {
+    // forward: y = sum_e weight_e out_e
+    // dy (N, C) -> dout (R, C) = weight dy on every row; dweight (N, E) = <dy, out_e>, 0 for closed gates
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < N; i++) {
         const float* d = dy + (size_t)i * C;
-        float weight = 1.0f / (float)(k[i] > 0 ? k[i] : 1), mean = 0.0f;
         for (int e = 0; e < E; e++) {
             int r = row_of[(size_t)i * E + e];
-            float dot = 0.0f;
+            float dot = 0.0f, w = weight[(size_t)i * E + e];
             #pragma omp simd reduction(+:dot)
             for (int c = 0; c < (r >= 0 ? C : 0); c++) {
-                dout[(size_t)r * C + c] = weight * d[c];
-                dot += weight * d[c] * out[(size_t)r * C + c];
+                dout[(size_t)r * C + c] = w * d[c];
+                dot += d[c] * out[(size_t)r * C + c];
             }
-            dgate[(size_t)i * E + e] = dot;
-            mean += weight * dot;
-        }
-        for (int e = 0; normalised && e < E; e++) {
-            if (row_of[(size_t)i * E + e] >= 0) { dgate[(size_t)i * E + e] -= mean; }
+            dweight[(size_t)i * E + e] = dot;
         }
     }
 }
 
-// The four auxiliary terms. eq. (7) is the first two; the authors' repository of today has all four. Each returns its value and,
-// unless the pointer is NULL, adds weight * its gradient.
+// The auxiliary terms. eq. (7) is the first two; the authors' repository of today has four. Each returns its value and, unless
+// the pointer is NULL, adds weight * its gradient.
 
 float diversity_loss(float* dW, const float* W, const float* wnorm, const int* mask, float weight, int C, int E) {
     // A_ij = <v_i, v_j> for active i != j, v = W/|W| (the diagonal, <v, v> - 1, is 0). F = sqrt(sum_ij A_ij^2), not squared:
@@ -673,6 +741,27 @@ float efficiency_loss(float* dgate, const int* open, const int* k, float weight,
     return (float)(sum / ((double)N * E));
 }
 
+void softmax_losses(float* balance, float* entropy, float* share, const int* open, const float* prob, const int* mask, int per,
+                    int N, int E) {
+    // of the softmax routers. share (E) = E_a / n * the part of the tokens that use e, a constant; E_a active experts, n = per
+    // balance = sum_e share_e mean p_e (GShard's and Switch's for K = n = 1); entropy = mean over tokens of -sum_e p_e log p_e
+    double active = 0.0, b = 0.0, h = 0.0;
+    for (int e = 0; e < E; e++) { active += mask[e]; }
+    for (int e = 0; e < E; e++) {
+        double used = 0.0, mean = 0.0;
+        for (int i = 0; i < N; i++) {
+            float p = prob[(size_t)i * E + e];
+            used += open[(size_t)i * E + e];
+            mean += p;
+            h -= p > 0.0f ? p * log(p) : 0.0;
+        }
+        share[e] = (float)(active / per * used / N);
+        b += share[e] * mean / N;
+    }
+    *balance = (float)b;
+    *entropy = (float)(h / N);
+}
+
 // ----------------------------------------------------------------------------------------------------------------------
 // The adaptive process (Algorithm 1): experts that nobody used in a window go, one comes if some token found none
 
@@ -721,15 +810,20 @@ int adapt_update(int* mask, float* W, float* G, int* removed, const int64_t* cou
 // ----------------------------------------------------------------------------------------------------------------------
 // The model: configuration, parameters (one table), activations, forward, backward, update
 
+enum { DIVERSITY, SIMPLICITY, BALANCE, EFFICIENCY, ENTROPY, N_AUX }; // the auxiliary terms
+
 typedef struct {
-    int T, V, Vp, L, NH, C, H, E;   // see the legend at the top; H = 4C
+    int T, V, Vp, L, NH, C, H, E;   // see the legend at the top; H is the width of an expert, dense layers have 4C
+    int S;                          // shared experts, which serve every token: together one layer of width S*H
     int moe[MAX_LAYERS];            // 1: layer l is a DynMoE layer
-    float tau;                      // temperature of the gate: scales gradients, changes no decision
-    int normalised, train_fallback; // convention for k in backward; top-1 fallback in training too
-    float aux_weight[4];            // diversity, simplicity, load balance, efficiency
+    int router, topk;               // TOP_ANY ..; K of top-k
+    float topp, tau;                // P of top-p; temperature of the top-any gate: scales gradients, changes no decision
+    int normalised, train_fallback; // of top-any: convention for k in backward; top-1 fallback in training too
+    float aux_weight[N_AUX];
 } Config;
 
-enum { ZEROS, ONES, NORMAL, RESIDUAL, ORTHOGONAL }; // first values: normal(0.02), the same over sqrt(2L), orthonormal rows
+// first values: 0, 1, normal(0.02), the same over sqrt(2L), orthonormal rows, --threshold
+enum { ZEROS, ONES, NORMAL, RESIDUAL, ORTHOGONAL, THRESHOLD };
 
 // The one list of parameters: field, name in files, shape (0: no such dimension), first value, weight decay
 #define MODEL_TENSORS(X) \
@@ -747,22 +841,28 @@ enum { ZEROS, ONES, NORMAL, RESIDUAL, ORTHOGONAL }; // first values: normal(0.02
     X(ln2w,     "ln2w",         C, 0, 0,        ONES,       0) \
     X(ln2b,     "ln2b",         C, 0, 0,        ZEROS,      0)
 #define DENSE_TENSORS(X) \
-    X(fcw,      "fcw",          H, C, 0,        NORMAL,     1) \
-    X(fcb,      "fcb",          H, 0, 0,        ZEROS,      0) \
-    X(fcprojw,  "fcprojw",      C, H, 0,        RESIDUAL,   1) \
+    X(fcw,      "fcw",          4 * C, C, 0,    NORMAL,     1) \
+    X(fcb,      "fcb",          4 * C, 0, 0,    ZEROS,      0) \
+    X(fcprojw,  "fcprojw",      C, 4 * C, 0,    RESIDUAL,   1) \
     X(fcprojb,  "fcprojb",      C, 0, 0,        ZEROS,      0)
 #define MOE_TENSORS(X) \
     X(gatew,    "moe.gatew",    E, C, 0,        ORTHOGONAL, 0) \
-    X(gateG,    "moe.gateG",    E, 0, 0,        ZEROS,      0) \
+    X(gateG,    "moe.gateG",    E, 0, 0,        THRESHOLD,  0) \
     X(fcw,      "moe.fcw",      E, H, C,        NORMAL,     1) \
     X(fcb,      "moe.fcb",      E, H, 0,        ZEROS,      0) \
     X(fcprojw,  "moe.fcprojw",  E, C, H,        RESIDUAL,   1) \
     X(fcprojb,  "moe.fcprojb",  E, C, 0,        ZEROS,      0)
-#define MAX_TENSORS (4 + 14 * MAX_LAYERS)
+#define SHARED_TENSORS(X) \
+    X(sfcw,     "shared.fcw",   S * H, C, 0,    NORMAL,     1) \
+    X(sfcb,     "shared.fcb",   S * H, 0, 0,    ZEROS,      0) \
+    X(sfcprojw, "shared.fcprojw", C, S * H, 0,  RESIDUAL,   1) \
+    X(sfcprojb, "shared.fcprojb", C, 0, 0,      ZEROS,      0)
+#define MAX_TENSORS (4 + 18 * MAX_LAYERS)
 
 // pointers to what the lists above name, for parameters or for their gradients
 typedef struct {
     float *ln1w, *ln1b, *qkvw, *qkvb, *attprojw, *attprojb, *ln2w, *ln2b, *gatew, *gateG, *fcw, *fcb, *fcprojw, *fcprojb;
+    float *sfcw, *sfcb, *sfcprojw, *sfcprojb;
 } Block;
 typedef struct { float *wte, *wpe, *lnfw, *lnfb; Block h[MAX_LAYERS]; } Parameters;
 
@@ -773,14 +873,18 @@ typedef struct {                    // one row of the table that is made from th
     size_t shape[3], size, offset;  // offset in floats, the same in the memories of parameters, gradients, m and v
 } Tensor;
 
-// What a layer keeps from forward for backward: type, field, how many. A dense layer has no gate.
+// What a layer keeps from forward for backward: type, field, how many. A dense layer has no gate, a DynMoE layer keeps pre and
+// act (and xr and out) for the routed rows, see rows_reserve.
 #define LAYER_MEMORY(X) \
     X(float, res, N * C)    X(float, ln1, N * C)        X(float, mean1, N)  X(float, rstd1, N)  X(float, qkv, N * 3 * C) \
     X(float, att, N * NH * T) X(float, atty, N * C)     X(float, mid, N * C) X(float, ln2, N * C) X(float, mean2, N) \
     X(float, rstd2, N)
+#define DENSE_MEMORY(X) \
+    X(float, pre, N * 4 * C) X(float, act, N * 4 * C)
 #define GATE_MEMORY(X) \
-    X(float, cosine, N * E) X(float, dgate, N * E)      X(float, xnorm, N) \
-    X(int, open, N * E)     X(int, k, N)                X(int, row_of, N * E) X(int, row_token, N * E)
+    X(float, score, N * E)  X(float, weight, N * E)     X(float, dgate, N * E) X(float, xnorm, N) \
+    X(int, open, N * E)     X(int, k, N)                X(int, row_of, N * E) X(int, row_token, N * E) \
+    X(float, spre, N * S * H) X(float, sact, N * S * H) X(float, sout, N * C * (S > 0))
 // The same for the whole model; the second list is scratch for backward
 #define MODEL_MEMORY(X) \
     X(float, res, N * C)    X(float, lnf, N * C)        X(float, meanf, N)  X(float, rstdf, N) \
@@ -792,11 +896,13 @@ typedef struct {                    // one row of the table that is made from th
 #define FIELD(type, field, count) type* field;
 typedef struct {
     LAYER_MEMORY(FIELD)
-    GATE_MEMORY(FIELD)
-    float *xr, *out, *pre, *act;        // (R, C) (R, C) (R, H) (R, H): grown when R does
-    size_t row_capacity;
+    DENSE_MEMORY(FIELD)
+    GATE_MEMORY(FIELD)                  // score: cosine of top-any, p of the softmax routers
+    float *rows, *xr, *out;             // memory of the routed rows: xr (R, C), out (R, C), pre (R, H), act (R, H)
+    size_t rows_size;                   // in floats
     int offset[MAX_EXPERTS + 1], R;     // see dispatch
-    float wnorm[MAX_EXPERTS], aux[4];   // |W_e|; values of the four auxiliary terms
+    float wnorm[MAX_EXPERTS], share[MAX_EXPERTS]; // |W_e|; see softmax_losses
+    float aux[N_AUX];                   // values of the auxiliary terms
     int mask[MAX_EXPERTS], unrouted;    // m of the paper; tokens with k = 0 in the last forward
     int64_t record_count[MAX_EXPERTS], record_unrouted;
     double* record_sum;                 // (C); with the two above: R_E, their number, R_S of the adaptive process
@@ -812,9 +918,9 @@ typedef struct {
     Layer layer[MAX_LAYERS];
     MODEL_MEMORY(FIELD)
     BACKWARD_MEMORY(FIELD)
-    float *act_memory, *drow_c, *drow_h; // all of fixed size; (R, C) and (R, H): scratch, as large as the largest layer needs
-    size_t drow_capacity, act_bytes, row_bytes;
-    int max_B, max_T, B, T;             // allocated for; of the last forward
+    float *act_memory, *drow;           // all of fixed size; scratch: gradients of the rows of one layer, grown when R does
+    size_t drow_size, act_bytes;
+    int max_B, max_T, B, T, step;       // allocated for; of the last forward; the training step, for messages
     const int *x, *y;                   // tokens and targets of the last forward
     int recording;                      // training forwards add to the records
     float ce, aux;                      // of the last forward: mean cross-entropy; weighted sum of auxiliary terms
@@ -844,6 +950,7 @@ void add_tensor(GPT2* model, float** param, float** grad, int layer, const char*
 void parameters_layout(GPT2* model) {
     // fills the table from the lists above
     int T = model->config.T, Vp = model->config.Vp, C = model->config.C, H = model->config.H, E = model->config.E;
+    int S = model->config.S;
     model->n_tensors = 0;
     model->n_params = 0;
     #define X(f, name, a, b, c, first, decay) add_tensor(model, &model->params.f, &model->grads.f, -1, name, a, b, c, first, decay);
@@ -854,6 +961,7 @@ void parameters_layout(GPT2* model) {
     for (int l = 0; l < model->config.L; l++) {
         BLOCK_TENSORS(X)
         if (model->config.moe[l]) { MOE_TENSORS(X) } else { DENSE_TENSORS(X) }
+        if (model->config.moe[l] && S > 0) { SHARED_TENSORS(X) }
     }
     #undef X
 }
@@ -861,12 +969,12 @@ void parameters_layout(GPT2* model) {
 size_t activations_layout(GPT2* model, size_t B, size_t T, int training) {
     // points every activation of fixed size into act_memory; returns how many floats that takes (called first without memory)
     size_t n = 0, N = B * T, C = (size_t)model->config.C, E = (size_t)model->config.E;
-    size_t NH = (size_t)model->config.NH, Vp = (size_t)model->config.Vp;
+    size_t NH = (size_t)model->config.NH, Vp = (size_t)model->config.Vp, S = (size_t)model->config.S, H = (size_t)model->config.H;
     #define X(type, field, count) a->field = (type*)(model->act_memory != NULL ? model->act_memory + n : NULL); n += (count);
     for (int l = 0; l < model->config.L; l++) {
         Layer* a = &model->layer[l];
         LAYER_MEMORY(X)
-        if (model->config.moe[l]) { GATE_MEMORY(X) }
+        if (model->config.moe[l]) { GATE_MEMORY(X) } else { DENSE_MEMORY(X) }
     }
     GPT2* a = model;
     MODEL_MEMORY(X)
@@ -875,22 +983,27 @@ size_t activations_layout(GPT2* model, size_t B, size_t T, int training) {
     return n;
 }
 
-void gpt2_build(GPT2* model, Config config, int B, int T, int training) {
-    // allocates, all zero, no expert active: parameters, activations for up to B sequences of up to T tokens, and with
-    // training gradients and Adam's moments. One allocation per kind of memory; rows_reserve adds the rows of experts.
+void gpt2_plan(GPT2* model, Config config, int B, int T, int training) {
+    // lays out without allocating: the table, n_params, act_bytes
     memset(model, 0, sizeof *model);
     model->config = config;
     model->max_B = B;
     model->max_T = T;
-    parameters_layout(model); // for n_params; the second time there is memory to point into
+    parameters_layout(model);
+    model->act_bytes = activations_layout(model, (size_t)B, (size_t)T, training) * sizeof(float);
+}
+
+void gpt2_build(GPT2* model, Config config, int B, int T, int training) {
+    // allocates, all zero, no expert active: parameters, activations for up to B sequences of up to T tokens, and with
+    // training gradients and Adam's moments. One allocation per kind of memory; rows_reserve adds the rows of experts.
+    gpt2_plan(model, config, B, T, training);
     model->params_memory = (float*)alloc_zeroed(model->n_params, sizeof(float), "parameters");
     if (training) {
         model->grads_memory = (float*)alloc_zeroed(model->n_params, sizeof(float), "gradients");
         model->m_memory = (float*)alloc_zeroed(model->n_params, sizeof(float), "Adam's first moments");
         model->v_memory = (float*)alloc_zeroed(model->n_params, sizeof(float), "Adam's second moments");
     }
-    parameters_layout(model);
-    model->act_bytes = activations_layout(model, (size_t)B, (size_t)T, training) * sizeof(float);
+    parameters_layout(model); // again: now there is memory to point into
     model->act_memory = (float*)alloc_zeroed(model->act_bytes, 1, "activations");
     activations_layout(model, (size_t)B, (size_t)T, training);
     for (int l = 0; l < config.L; l++) {
@@ -898,32 +1011,26 @@ void gpt2_build(GPT2* model, Config config, int B, int T, int training) {
     }
 }
 
-void rows_reserve(GPT2* model, Layer* a, size_t R) {
-    // room for R rows in a layer, and in the scratch that its backward needs; contents are not kept
-    size_t C = (size_t)model->config.C, H = (size_t)model->config.H;
-    size_t room = R + R / 8 + 16; // a little more, so that it grows rarely
-    if (R > a->row_capacity) {
-        free(a->xr);
-        a->xr = (float*)alloc_zeroed(room * (2 * C + 2 * H), sizeof(float), "the rows of a layer");
-        a->out = a->xr + room * C;
-        a->pre = a->out + room * C;
-        a->act = a->pre + room * H;
-        model->row_bytes += (room - a->row_capacity) * (2 * C + 2 * H) * sizeof(float);
-        a->row_capacity = room;
+float* reserve(float** memory, size_t* size, size_t n, const char* what) { // room for n floats; contents are not kept
+    if (n > *size) {
+        free(*memory);
+        *size = n + n / 8 + 64; // a little more, so that it grows rarely
+        *memory = (float*)alloc_zeroed(*size, sizeof(float), what);
     }
-    if (model->grads_memory != NULL && R > model->drow_capacity) {
-        free(model->drow_c);
-        model->drow_c = (float*)alloc_zeroed(room * (C + H), sizeof(float), "the row gradients of a layer");
-        model->drow_h = model->drow_c + room * C;
-        model->row_bytes += (room - model->drow_capacity) * (C + H) * sizeof(float);
-        model->drow_capacity = room;
-    }
+    return *memory;
+}
+
+void rows_reserve(Layer* a, int R, int C, int H) { // points xr (R, C), out (R, C), pre (R, H), act (R, H) into memory
+    a->xr = reserve(&a->rows, &a->rows_size, (size_t)R * (2 * (size_t)C + 2 * (size_t)H), "the rows of a layer");
+    a->out = a->xr + (size_t)R * C;
+    a->pre = a->out + (size_t)R * C;
+    a->act = a->pre + (size_t)R * H;
 }
 
 void gpt2_free(GPT2* model) {
-    for (int l = 0; l < model->config.L; l++) { free(model->layer[l].xr); free(model->layer[l].record_sum); }
+    for (int l = 0; l < model->config.L; l++) { free(model->layer[l].rows); free(model->layer[l].record_sum); }
     free(model->params_memory); free(model->grads_memory); free(model->m_memory); free(model->v_memory);
-    free(model->act_memory); free(model->drow_c);
+    free(model->act_memory); free(model->drow);
     memset(model, 0, sizeof *model);
 }
 
@@ -947,25 +1054,73 @@ void orthogonal_rows(float* W, int E, int C, uint64_t* rng) {
     free(w);
 }
 
-void gpt2_init(GPT2* model, int start_experts, int copies, uint64_t* rng) {
-    // GPT-2's first values; in DynMoE layers orthonormal W, G = 0 and start_experts active ones. With copies all experts of a
-    // layer start equal (as in the authors' code), else each has its own random weights.
+void tensor_init(GPT2* model, const Tensor* t, int copies, float threshold, uint64_t* rng) {
+    // first values of one tensor. With copies all experts of a layer start equal, else each has its own random weights.
     const Config* c = &model->config;
-    for (int i = 0; i < model->n_tensors; i++) {
-        const Tensor* t = &model->table[i];
-        float* p = model->params_memory + t->offset;
-        size_t drawn = copies ? t->size / t->slots : t->size;
-        float std = t->first == RESIDUAL ? 0.02f / sqrtf(2.0f * (float)c->L) : 0.02f;
-        if (t->first == ORTHOGONAL) { orthogonal_rows(p, c->E, c->C, rng); continue; }
-        if (p == model->params.wte) { drawn = (size_t)c->V * c->C; } // rows V.. stay zero
-        for (size_t j = 0; j < drawn; j++) {
-            p[j] = t->first == ZEROS ? 0.0f : t->first == ONES ? 1.0f : std * (float)random_normal(rng);
-        }
-        for (size_t j = drawn; t->slots > 1 && j < t->size; j++) { p[j] = p[j - drawn]; }
+    float* p = model->params_memory + t->offset;
+    size_t drawn = copies ? t->size / t->slots : t->size;
+    float std = t->first == RESIDUAL ? 0.02f / sqrtf(2.0f * (float)c->L) : 0.02f;
+    if (t->first == ORTHOGONAL) { orthogonal_rows(p, c->E, c->C, rng); return; }
+    if (p == model->params.wte) { drawn = (size_t)c->V * c->C; } // rows V.. stay zero
+    for (size_t j = 0; j < drawn; j++) {
+        p[j] = t->first == ZEROS ? 0.0f : t->first == ONES ? 1.0f : t->first == THRESHOLD ? threshold :
+               std * (float)random_normal(rng);
     }
-    for (int l = 0; l < c->L; l++) {
-        for (int e = 0; e < c->E; e++) { model->layer[l].mask[e] = e < start_experts; }
+    for (size_t j = drawn; t->slots > 1 && j < t->size; j++) { p[j] = p[j - drawn]; }
+}
+
+void gpt2_init(GPT2* model, int start_experts, int copies, float threshold, uint64_t* rng) {
+    // GPT-2's first values; in DynMoE layers orthonormal W, G = threshold, and start_experts active experts
+    for (int i = 0; i < model->n_tensors; i++) { tensor_init(model, &model->table[i], copies, threshold, rng); }
+    for (int l = 0; l < model->config.L; l++) {
+        for (int e = 0; e < model->config.E; e++) { model->layer[l].mask[e] = e < start_experts; }
     }
+}
+
+int router_K(const Config* c) { return c->router == TOP_K ? c->topk : c->E; } // experts that a softmax router takes at most
+
+// x (N, C) -> open, k, weight of the layer by its router, and in training the values of the auxiliary terms
+void route_forward(const Config* c, const Block* p, Layer* a, const float* x, int N, int training) {
+    int C = c->C, E = c->E, K = router_K(c), active = 0;
+    if (c->router == TOP_ANY) {
+        int fallback = !training || c->train_fallback;
+        a->unrouted = gate_forward(a->open, a->k, a->score, a->xnorm, a->wnorm, x, p->gatew, p->gateG, a->mask, fallback, N, C, E);
+        mean_forward(a->weight, a->open, a->k, N, E);
+    } else {
+        softmax_gate_forward(a->open, a->k, a->weight, a->score, x, p->gatew, a->mask, K, c->router == TOP_P ? c->topp : INFINITY,
+                             c->router == TOP_K && K > 1, N, C, E);
+        for (int e = 0; e < E; e++) { active += a->mask[e]; a->wnorm[e] = norm_of(p->gatew + (size_t)e * C, C); }
+        a->unrouted = 0;
+    }
+    if (!training) { return; }
+    a->aux[DIVERSITY] = diversity_loss(NULL, p->gatew, a->wnorm, a->mask, 0.0f, C, E);
+    a->aux[SIMPLICITY] = simplicity_loss(NULL, p->gatew, a->wnorm, a->mask, 0.0f, C, E);
+    a->aux[EFFICIENCY] = efficiency_loss(NULL, a->open, a->k, 0.0f, N, E);
+    if (c->router == TOP_ANY) {
+        a->aux[BALANCE] = balance_loss(NULL, a->open, a->k, 0.0f, N, E);
+    } else {
+        softmax_losses(&a->aux[BALANCE], &a->aux[ENTROPY], a->share, a->open, a->score, a->mask,
+                       c->router == TOP_P ? 1 : K < active ? K : active, N, E);
+    }
+}
+
+// a->dgate = dL/dweight (N, E) -> added to dx (N, C) and to the gradients d of W and G
+void route_backward_add(const Config* c, const Block* p, Block* d, Layer* a, float* dx, const float* x, int N, float aux_scale) {
+    int C = c->C, E = c->E;
+    float weight[N_AUX];
+    for (int i = 0; i < N_AUX; i++) { weight[i] = aux_scale * c->aux_weight[i]; }
+    if (c->router == TOP_ANY) {
+        mean_backward(a->dgate, a->open, a->k, c->normalised, N, E);
+        if (weight[BALANCE] != 0.0f) { balance_loss(a->dgate, a->open, a->k, weight[BALANCE], N, E); }
+        if (weight[EFFICIENCY] != 0.0f) { efficiency_loss(a->dgate, a->open, a->k, weight[EFFICIENCY], N, E); }
+        gate_backward_add(dx, d->gatew, d->gateG, a->dgate, a->open, a->score, a->xnorm, a->wnorm, x, p->gatew, p->gateG, c->tau, N,
+                          C, E);
+    } else {
+        softmax_gate_backward_add(dx, d->gatew, a->dgate, a->open, a->weight, a->score, x, p->gatew, weight[BALANCE], a->share,
+                                  weight[ENTROPY], c->router == TOP_K && c->topk > 1, N, C, E);
+    }
+    if (weight[DIVERSITY] != 0.0f) { diversity_loss(d->gatew, p->gatew, a->wnorm, a->mask, weight[DIVERSITY], C, E); }
+    if (weight[SIMPLICITY] != 0.0f) { simplicity_loss(d->gatew, p->gatew, a->wnorm, a->mask, weight[SIMPLICITY], C, E); }
 }
 
 // x (N, C) -> y (N, C), one DynMoE layer
@@ -973,20 +1128,21 @@ void moe_forward(GPT2* model, int l, float* y, const float* x, int N, int traini
     const Config* c = &model->config;
     const Block* p = &model->params.h[l];
     Layer* a = &model->layer[l];
-    int C = c->C, E = c->E, fallback = !training || c->train_fallback;
-    a->unrouted = gate_forward(a->open, a->k, a->cosine, a->xnorm, a->wnorm, x, p->gatew, p->gateG, a->mask, fallback, N, C, E);
+    int C = c->C, E = c->E, all[2] = {0, N};
+    route_forward(c, p, a, x, N, training);
     a->R = dispatch(a->row_of, a->row_token, a->offset, a->open, N, E);
-    rows_reserve(model, a, (size_t)a->R);
+    rows_reserve(a, a->R, C, c->H);
     gather_forward(a->xr, x, a->row_token, a->R, C);
     experts_forward(a->out, a->pre, a->act, a->xr, p->fcw, p->fcb, p->fcprojw, p->fcprojb, a->offset, E, C, c->H);
-    combine_forward(y, a->out, a->row_of, a->k, N, C, E);
-    if (!training) { return; }
-    a->aux[0] = diversity_loss(NULL, p->gatew, a->wnorm, a->mask, 0.0f, C, E);
-    a->aux[1] = simplicity_loss(NULL, p->gatew, a->wnorm, a->mask, 0.0f, C, E);
-    a->aux[2] = balance_loss(NULL, a->open, a->k, 0.0f, N, E);
-    a->aux[3] = efficiency_loss(NULL, a->open, a->k, 0.0f, N, E);
-    for (int i = 0; i < 4; i++) { model->aux += c->aux_weight[i] * a->aux[i]; }
-    if (model->recording) { record_forward(a->record_count, a->record_sum, &a->record_unrouted, a->open, a->k, x, N, C, E); }
+    combine_forward(y, a->out, a->row_of, a->weight, N, C, E);
+    if (c->S > 0) { // shared experts: one feed-forward layer beside the routed ones
+        experts_forward(a->sout, a->spre, a->sact, x, p->sfcw, p->sfcb, p->sfcprojw, p->sfcprojb, all, 1, C, c->S * c->H);
+        residual_forward(y, y, a->sout, (size_t)N * C);
+    }
+    for (int i = 0; training && i < N_AUX; i++) { model->aux += c->aux_weight[i] * a->aux[i]; }
+    if (training && model->recording) {
+        record_forward(a->record_count, a->record_sum, &a->record_unrouted, a->open, a->k, x, N, C, E);
+    }
 }
 
 // dy (N, C) -> dx (N, C) overwritten; gradients of the experts, of W and of G added. aux_scale: weight of this micro-batch
@@ -995,19 +1151,20 @@ void moe_backward(GPT2* model, int l, float* dx, const float* dy, const float* x
     const Block* p = &model->params.h[l];
     Block* d = &model->grads.h[l];
     Layer* a = &model->layer[l];
-    int C = c->C, E = c->E;
-    float weight[4];
-    for (int i = 0; i < 4; i++) { weight[i] = aux_scale * c->aux_weight[i]; }
-    combine_backward(model->drow_c, a->dgate, dy, a->out, a->row_of, a->k, c->normalised, N, C, E);
-    experts_backward(model->drow_c, model->drow_h, d->fcw, d->fcb, d->fcprojw, d->fcprojb, model->drow_c, a->xr, a->pre, a->act,
-                     p->fcw, p->fcprojw, a->offset, E, C, c->H);
-    gather_backward(dx, model->drow_c, a->row_of, N, C, E);
-    if (weight[2] != 0.0f) { balance_loss(a->dgate, a->open, a->k, weight[2], N, E); }
-    if (weight[3] != 0.0f) { efficiency_loss(a->dgate, a->open, a->k, weight[3], N, E); }
-    gate_backward_add(dx, d->gatew, d->gateG, a->dgate, a->open, a->cosine, a->xnorm, a->wnorm, x, p->gatew, p->gateG, c->tau, N, C,
-                      E);
-    if (weight[0] != 0.0f) { diversity_loss(d->gatew, p->gatew, a->wnorm, a->mask, weight[0], C, E); }
-    if (weight[1] != 0.0f) { simplicity_loss(d->gatew, p->gatew, a->wnorm, a->mask, weight[1], C, E); }
+    int C = c->C, E = c->E, SH = c->S * c->H, all[2] = {0, N};
+    size_t rows = (size_t)a->R * (C + c->H), shared_rows = SH > 0 ? (size_t)N * (C + SH) : 0;
+    float* drow = reserve(&model->drow, &model->drow_size, rows > shared_rows ? rows : shared_rows, "row gradients");
+    float* drow_h = drow + (size_t)a->R * C; // (R, H) behind (R, C)
+    combine_backward(drow, a->dgate, dy, a->out, a->row_of, a->weight, N, C, E);
+    experts_backward(drow, drow_h, d->fcw, d->fcb, d->fcprojw, d->fcprojb, drow, a->xr, a->pre, a->act, p->fcw, p->fcprojw,
+                     a->offset, E, C, c->H);
+    gather_backward(dx, drow, a->row_of, N, C, E);
+    route_backward_add(c, p, d, a, dx, x, N, aux_scale);
+    if (SH > 0) {
+        experts_backward(drow, drow + (size_t)N * C, d->sfcw, d->sfcb, d->sfcprojw, d->sfcprojb, dy, x, a->spre, a->sact, p->sfcw,
+                         p->sfcprojw, all, 1, C, SH);
+        residual_forward(dx, dx, drow, (size_t)N * C);
+    }
 }
 
 // One block is two halves: res -> mid (attention) -> next layer's res (feed-forward)
@@ -1045,8 +1202,7 @@ void feedforward_half_forward(GPT2* model, int l, int N, int training) {
         moe_forward(model, l, next, a->ln2, N, training);
     } else {
         a->offset[1] = a->R = N; // dense: one expert with every token as a row
-        rows_reserve(model, a, (size_t)N);
-        experts_forward(next, a->pre, a->act, a->ln2, p->fcw, p->fcb, p->fcprojw, p->fcprojb, a->offset, 1, C, model->config.H);
+        experts_forward(next, a->pre, a->act, a->ln2, p->fcw, p->fcb, p->fcprojw, p->fcprojb, a->offset, 1, C, 4 * C);
     }
     residual_forward(next, next, a->mid, (size_t)N * C);
 }
@@ -1060,8 +1216,9 @@ void feedforward_half_backward(GPT2* model, int l, int N, float aux_scale) {
     if (model->config.moe[l]) {
         moe_backward(model, l, model->dln, model->dres, a->ln2, N, aux_scale);
     } else {
-        experts_backward(model->dln, model->drow_h, d->fcw, d->fcb, d->fcprojw, d->fcprojb, model->dres, a->ln2, a->pre, a->act,
-                         p->fcw, p->fcprojw, a->offset, 1, C, model->config.H);
+        float* dpre = reserve(&model->drow, &model->drow_size, (size_t)N * 4 * C, "row gradients");
+        experts_backward(model->dln, dpre, d->fcw, d->fcb, d->fcprojw, d->fcprojb, model->dres, a->ln2, a->pre, a->act, p->fcw,
+                         p->fcprojw, a->offset, 1, C, 4 * C);
     }
     layernorm_backward_add(model->dres, d->ln2w, d->ln2b, model->dln, a->mid, a->mean2, a->rstd2, p->ln2w, N, C);
 }
@@ -1070,9 +1227,8 @@ float gpt2_forward(GPT2* model, const int* x, const int* y, int B, int T, int tr
     // tokens x (B, T), targets y (B, T) or NULL -> logits, and with targets losses; returns the mean loss in nats, or 0
     // training: k = 0 means residual only, auxiliary terms and records. Else evaluation: top-1 fallback, nothing recorded.
     int N = B * T, C = model->config.C;
-    if (B > model->max_B || T > model->max_T) {
-        die("a bug: please report it", "forward of %d x %d, memory is for %d x %d", B, T, model->max_B, model->max_T);
-    }
+    require(B <= model->max_B && T <= model->max_T, "a bug: please report it", "forward of %d x %d, memory is for %d x %d", B, T,
+            model->max_B, model->max_T);
     model->B = B; model->T = T; model->x = x; model->y = y; model->aux = 0.0f;
     embedding_forward(model->layer[0].res, x, model->params.wte, model->params.wpe, B, T, C);
     for (int l = 0; l < model->config.L; l++) {
@@ -1123,12 +1279,29 @@ double gpt2_grad_norm(const GPT2* model) {
         sums[i] = sum;
     }
     for (int i = 0; i < model->n_tensors; i++) {
-        if (!isfinite(sums[i])) {
-            die("lower --lr, or look at the last lines of log.jsonl", "the gradient of %s is not finite", model->table[i].name);
-        }
+        require(isfinite(sums[i]), "lower --lr, or look at the last lines of log.jsonl", "step %d: the gradient of %s is not finite",
+                model->step, model->table[i].name);
         total += sums[i];
     }
     return sqrt(total);
+}
+
+void gpt2_stop_not_finite(const GPT2* model) {
+    // after a forward whose loss is NaN or Inf: stops, naming the first tensor in which one stands
+    for (int l = 0; l <= model->config.L; l++) {
+        const Layer* a = &model->layer[l < model->config.L ? l : 0];
+        const float* x[] = {a->res, a->ln1, a->qkv, a->atty, a->mid, a->ln2, model->res, model->lnf, model->logits};
+        static const char* const names[] = {"res", "ln1", "qkv", "atty", "mid", "ln2", "res", "lnf", "logits"};
+        int C = model->config.C, width[] = {C, C, 3 * C, C, C, C, C, C, model->config.Vp}, after = l == model->config.L;
+        for (int i = after ? 6 : 0; i < (after ? 9 : 6); i++) {
+            for (size_t j = 0; j < (size_t)model->B * model->T * width[i]; j++) {
+                require(isfinite(x[i][j]), "lower --lr, or look at the last lines of log.jsonl; the last checkpoint is whole",
+                        "step %d: the loss is not finite; first in %s of %s %d", model->step, names[i],
+                        after ? "what follows layer" : "layer", after ? l - 1 : l);
+            }
+        }
+    }
+    die("lower --lr, or look at the last lines of log.jsonl", "step %d: the loss is not finite", model->step);
 }
 
 void adamw(float* p, const float* g, float* m, float* v, size_t n, float lr, float beta1, float beta2, float eps, float decay,
@@ -1229,10 +1402,12 @@ char json_peek(Json* j) { // the next character that is not a blank, 0 at the en
     return j->p < j->end ? *j->p : 0;
 }
 
+void json_need(const Json* j, int ok, const char* what) { if (!ok) { json_bad(j, what); } }
+
 void json_expect(Json* j, char c) {
     char what[] = "expected ' '";
     what[10] = c;
-    if (json_peek(j) != c) { json_bad(j, what); }
+    json_need(j, json_peek(j) == c, what);
     j->p++;
 }
 
@@ -1247,21 +1422,19 @@ void json_string(Json* j, char* out, size_t room) {
     json_expect(j, '"');
     for (; j->p < j->end && *j->p != '"'; j->p++) {
         char c = *j->p;
-        if ((unsigned char)c < 32) { json_bad(j, "control character in a string"); }
+        json_need(j, (unsigned char)c >= 32, "control character in a string");
         if (c == '\\') {
             static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
             const char* at = ++j->p < j->end && *j->p ? strchr(from, *j->p) : NULL;
             unsigned code = 0;
             for (int i = 1; at == NULL && i < 5; i++) { // \u00XX is a byte, as json_print writes it
-                if (j->end - j->p < 5 || *j->p != 'u' || !isxdigit((unsigned char)j->p[i])) {
-                    json_bad(j, "unknown escape in a string");
-                }
+                json_need(j, j->end - j->p >= 5 && *j->p == 'u' && isxdigit((unsigned char)j->p[i]), "unknown escape in a string");
                 code = code * 16 + (unsigned)(isdigit((unsigned char)j->p[i]) ? j->p[i] - '0' : (j->p[i] | 32) - 'a' + 10);
             }
             c = at != NULL ? to[at - from] : code < 256 ? (char)code : '?';
             j->p += at != NULL ? 0 : 4;
         }
-        if (n + 1 >= room) { json_bad(j, "string too long"); }
+        json_need(j, n + 1 < room, "string too long");
         out[n++] = c;
     }
     out[n] = '\0';
@@ -1272,10 +1445,10 @@ int json_sizes(Json* j, size_t* out, int room) { // [1, 2, ...] of at most room 
     int n = 0;
     json_expect(j, '[');
     for (; json_more(j, ']', n == 0); n++) {
-        if (n == room) { json_bad(j, "too many numbers"); }
-        if (!isdigit((unsigned char)json_peek(j))) { json_bad(j, "expected a number"); }
+        json_need(j, n < room, "too many numbers");
+        json_need(j, isdigit((unsigned char)json_peek(j)), "expected a number");
         for (out[n] = 0; j->p < j->end && isdigit((unsigned char)*j->p); j->p++) {
-            if (out[n] > (SIZE_MAX - 9) / 10) { json_bad(j, "number too large"); }
+            json_need(j, out[n] <= (SIZE_MAX - 9) / 10, "number too large");
             out[n] = out[n] * 10 + (size_t)(*j->p - '0');
         }
     }
@@ -1299,22 +1472,22 @@ void json_tensor(Json* j, SafeTensor* t, const unsigned char* data, size_t data_
         json_string(j, key, sizeof key);
         json_expect(j, ':');
         if (strcmp(key, "dtype") == 0 && n_dtype++ == 0) { json_string(j, t->dtype, sizeof t->dtype); }
-        else if (strcmp(key, "shape") == 0 && n_shape++ == 0) { t->ndim = json_sizes(j, t->shape, 8);
-        } else if (strcmp(key, "data_offsets") == 0 && n_offsets++ == 0) {
-            if (json_sizes(j, offsets, 2) != 2) { json_bad(j, "not two data_offsets"); }
+        else if (strcmp(key, "shape") == 0 && n_shape++ == 0) { t->ndim = json_sizes(j, t->shape, 8); }
+        else if (strcmp(key, "data_offsets") == 0 && n_offsets++ == 0) {
+            json_need(j, json_sizes(j, offsets, 2) == 2, "not two data_offsets");
         } else {
             json_bad(j, "an unknown or repeated key in a tensor");
         }
     }
-    if (n_dtype + n_shape + n_offsets != 3) { json_bad(j, "a tensor needs dtype, shape and data_offsets"); }
+    json_need(j, n_dtype + n_shape + n_offsets == 3, "a tensor needs dtype, shape and data_offsets");
     t->bytes = dtype_size(t->dtype);
-    if (t->bytes == 0) { json_bad(j, "unknown dtype"); }
+    json_need(j, t->bytes > 0, "unknown dtype");
     for (int i = 0; i < t->ndim; i++) {
-        if (t->shape[i] != 0 && t->bytes > SIZE_MAX / t->shape[i]) { json_bad(j, "shape too large"); }
+        json_need(j, t->shape[i] == 0 || t->bytes <= SIZE_MAX / t->shape[i], "shape too large");
         t->bytes *= t->shape[i];
     }
-    if (offsets[0] > offsets[1] || offsets[1] > data_size) { json_bad(j, "data_offsets outside the file"); }
-    if (offsets[1] - offsets[0] != t->bytes) { json_bad(j, "data_offsets do not fit dtype and shape"); }
+    json_need(j, offsets[0] <= offsets[1] && offsets[1] <= data_size, "data_offsets outside the file");
+    json_need(j, offsets[1] - offsets[0] == t->bytes, "data_offsets do not fit dtype and shape");
     t->data = data + offsets[0];
 }
 
@@ -1338,14 +1511,12 @@ const char* safetensors_meta(const SafeFile* f, const char* key) { // NULL if it
 unsigned char* map_file(const char* path, size_t* size) { // the bytes of a file, mapped read-only
     struct stat st;
     int fd = open(path, O_RDONLY);
-    if (fd < 0 || fstat(fd, &st) != 0) { die("check the path", "%s: %s", path, strerror(errno)); }
-    if (!S_ISREG(st.st_mode) || st.st_size == 0) {
-        die("give another file", "%s: %s", path, S_ISREG(st.st_mode) ? "the file is empty" : "not a regular file");
-    }
+    require(fd >= 0 && fstat(fd, &st) == 0, "check the path", "%s: %s", path, strerror(errno));
+    require(S_ISREG(st.st_mode), "give another file", "%s: not a regular file", path);
+    require(st.st_size > 0, "give another file", "%s: the file is empty", path);
     void* map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED) {
-        die("close other programs, or copy the file to a local disk", "%s: cannot map the file: %s", path, strerror(errno));
-    }
+    require(map != MAP_FAILED, "close other programs, or copy the file to a local disk", "%s: cannot map the file: %s", path,
+            strerror(errno));
     close(fd);
     *size = (size_t)st.st_size;
     return (unsigned char*)map;
@@ -1359,7 +1530,7 @@ SafeFile safetensors_open(const char* path) {
     f.map = map_file(path, &f.map_size);
     for (int i = 7; i >= 0 && f.map_size >= 8; i--) { header = header << 8 | f.map[i]; }
     Json j = {(const char*)f.map + 8, (const char*)f.map + 8, path};
-    if (f.map_size < 8 || header > f.map_size - 8) { json_bad(&j, "its length goes beyond the end of the file"); }
+    json_need(&j, f.map_size >= 8 && header <= f.map_size - 8, "its length goes beyond the end of the file");
     j.end += header;
     const unsigned char* data = f.map + 8 + header;
     size_t room = header / 40 + 1 < 8192 ? header / 40 + 1 : 8192,
@@ -1371,31 +1542,29 @@ SafeFile safetensors_open(const char* path) {
         json_string(&j, key, sizeof key);
         json_expect(&j, ':');
         if (strcmp(key, "__metadata__") != 0) {
-            if ((size_t)f.n == room || safetensors_find(&f, key) != NULL) {
-                json_bad(&j, f.n == 8192 ? "more than 8192 tensors" : "two tensors of one name");
-            }
+            json_need(&j, (size_t)f.n < room && safetensors_find(&f, key) == NULL,
+                      f.n == 8192 ? "more than 8192 tensors" : "two tensors of one name");
             memcpy(f.tensors[f.n].name, key, sizeof key);
             json_tensor(&j, &f.tensors[f.n++], data, f.map_size - 8 - header);
             continue;
         }
-        if (f.n_meta > 0) { json_bad(&j, "__metadata__ twice"); }
+        json_need(&j, f.n_meta == 0, "__metadata__ twice");
         json_expect(&j, '{');
         for (; json_more(&j, '}', f.n_meta == 0); f.n_meta++) {
-            if ((size_t)f.n_meta == meta_room) { json_bad(&j, "too many metadata"); }
+            json_need(&j, (size_t)f.n_meta < meta_room, "too many metadata");
             json_string(&j, f.meta[f.n_meta][0], sizeof f.meta[0][0]);
             json_expect(&j, ':');
             json_string(&j, f.meta[f.n_meta][1], sizeof f.meta[0][1]);
         }
     }
-    if (json_peek(&j) != 0 || j.p != j.end) { json_bad(&j, "something after the last }"); }
+    json_need(&j, json_peek(&j) == 0 && j.p == j.end, "something after the last }");
     qsort(f.tensors, (size_t)f.n, sizeof(SafeTensor), compare_data);
     for (int i = 0; i < f.n; i++) {
-        if (f.tensors[i].data != data) {
-            die("the file is damaged: copy or save it again", "%s: %s: its data overlap or leave a gap", path, f.tensors[i].name);
-        }
+        require(f.tensors[i].data == data, "the file is damaged: copy or save it again", "%s: %s: its data overlap or leave a gap",
+                path, f.tensors[i].name);
         data += f.tensors[i].bytes;
     }
-    if (data != f.map + f.map_size) { die("the file is damaged: copy or save it again", "%s: bytes after the last tensor", path); }
+    require(data == f.map + f.map_size, "the file is damaged: copy or save it again", "%s: bytes after the last tensor", path);
     return f;
 }
 
@@ -1415,13 +1584,7 @@ void json_print(FILE* out, const char* s) { // a JSON string; bytes outside ASCI
     fputc('"', out);
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
-        if (c == '"' || c == '\\') {
-            fprintf(out, "\\%c", c);
-        } else if (c < 32 || c > 126) {
-            fprintf(out, "\\u%04x", c);
-        } else {
-            fputc(c, out);
-        }
+        fprintf(out, c == '"' || c == '\\' ? "\\%c" : c < 32 || c > 126 ? "\\u%04x" : "%c", c);
     }
     fputc('"', out);
 }
@@ -1429,7 +1592,7 @@ void json_print(FILE* out, const char* s) { // a JSON string; bytes outside ASCI
 FILE* file_begin(char* temporary, const char* path) { // opens PATH.tmp for writing; temporary holds 1024
     snprintf(temporary, 1024, "%s.tmp", path);
     FILE* f = fopen(temporary, "wb");
-    if (f == NULL) { die("choose another folder", "%s: %s", temporary, strerror(errno)); }
+    require(f, "choose another folder", "%s: %s", temporary, strerror(errno));
     return f;
 }
 
@@ -1476,7 +1639,7 @@ typedef const char* text;
     X(text,  data,           "-i",  "",           0, 0,    "text to train on: any file as bytes, or llm.c .bin shards") \
     X(text,  val,            "-j",  "",           0, 0,    "validation text (default: the last 10 percent of --data)") \
     X(text,  out,            "-o",  "out",        0, 0,    "folder for log.jsonl and model.safetensors") \
-    X(text,  init,           "-f",  "",           0, 0,    "start from this checkpoint's model") \
+    X(text,  init,           "-f",  "",           0, 0,    "start from this model: a checkpoint, or GPT-2 as published") \
     X(text,  resume,         "-r",  "",           0, 0,    "continue this checkpoint's run: its flags, unless given again") \
     X(text,  preset,         "-P",  "default",    0, 0,    "default, paper (its losses, free rows), authors (their code)") \
     X(int,   depth,          "-d",  "0",          0, 64,   "one dial D: D layers and heads, 64 D channels, context, lr") \
@@ -1484,10 +1647,16 @@ typedef const char* text;
     X(int,   heads,          "-H",  "4",          1, 1024, "attention heads") \
     X(int,   channels,       "-C",  "128",        1, 65536, "channels") \
     X(int,   context,        "-t",  "64",         1, 65536, "tokens in a sequence") \
-    X(text,  moe_layers,     "-ml", "every2",     0, 0,    "DynMoE layers: every2, all, none, or a list like 0,2,5") \
+    X(text,  moe_layers,     "-ml", "auto",       0, 0,    "every2, all, none, a list like 0,2,5; auto: as --init, or every2") \
     X(int,   experts,        "-E",  "8",          1, 64,   "experts in the pool of a layer") \
-    X(int,   start_experts,  "-Es", "4",          0, 64,   "experts that are active at the start") \
+    X(int,   start_experts,  "-Es", "4",          0, 64,   "experts that are active at the start (of other routers: all)") \
     X(text,  expert_init,    "-Ei", "random",     0, 0,    "random, or copies: all experts of a layer start equal") \
+    X(int,   expert_width,   "-Eh", "0",          0, 262144, "hidden width of an expert (0: four times the channels)") \
+    X(int,   shared_experts, "-S",  "0",          0, 64,   "experts that serve every token, beside the routed ones") \
+    X(text,  router,         "-R",  "top-any",    0, 0,    "top-any (DynMoE), or softmax routers: top-k, top-p, dense") \
+    X(int,   topk,           "-K",  "2",          1, 64,   "top-k: experts for every token") \
+    X(float, topp,           "-pp", "0.4",        0, 1,    "top-p: experts until their probability adds up to this") \
+    X(float, threshold,      "-G",  "0",          -2, 2,   "first G of every expert; -1 opens all for every token") \
     X(text,  kgrad,          "-k",  "normalised", 0, 0,    "gradient of 1/k: normalised or detached") \
     X(float, gate_scale,     "-gs", "1",          1e-6, 1e6,  "temperature tau: scales gate gradients, changes no decision") \
     X(int,   unit_norm,      "-un", "1",          0, 1,    "1: rows of W go back to length 1 after each step") \
@@ -1495,7 +1664,8 @@ typedef const char* text;
     X(float, aux_diversity,  "-a1", "0",          0, 1e6,  "weight of the diversity loss") \
     X(float, aux_simplicity, "-a2", "0",          0, 1e6,  "weight of the simplicity loss") \
     X(float, aux_balance,    "-a3", "0",          0, 1e6,  "weight of the load-balance loss") \
-    X(float, aux_efficiency, "-a4", "0",          0, 1e6,  "weight of the efficiency loss") \
+    X(float, aux_efficiency, "-a4", "0",          0, 1e6,  "weight of the efficiency loss (top-any)") \
+    X(float, aux_entropy,    "-a5", "0",          0, 1e6,  "weight of the entropy loss (softmax routers)") \
     X(int,   window,         "-aw", "100",        1, 1000000, "adaptive process: steps in which it records") \
     X(int,   period,         "-ap", "300",        0, 1000000, "and the period at which that repeats (0: never)") \
     X(float, adapt_stop,     "-as", "0.8",        0, 1,    "fraction of the run after which experts stay") \
@@ -1519,7 +1689,9 @@ typedef const char* text;
     X(int,   overfit,        "-of", "0",          0, 1,    "1: train on one batch only; its loss must go to nearly 0") \
     X(flag,  eval_only,      "-e",  "0",          0, 1,    "validate the --init model and stop") \
     X(text,  dump_routing,   "-dr", "",           0, 0,    "write loss and experts of every validation token to this file") \
-    X(text,  prompt,         "-p",  "",           0, 0,    "continue this text with the --init model and stop") \
+    X(flag,  dry_run,        "-dy", "0",          0, 1,    "print size, memory, cost and time of the run, and stop") \
+    X(text,  tokenizer,      "-tk", "",           0, 0,    "GPT-2's vocab.bpe: prints BPE tokens as text") \
+    X(text,  prompt,         "-p",  "",           0, 0,    "continue this text, or a token file (.bin), and stop") \
     X(int,   generate,       "-gn", "256",        0, 1000000, "tokens to generate, after training too") \
     X(float, temperature,    "-gt", "0.8",        0, 100,  "sampling temperature (0: always the most likely token)") \
     X(int,   top_k_sample,   "-gk", "0",          0, 1000000, "sample among this many most likely tokens (0: all)")
@@ -1551,15 +1723,13 @@ void flag_set(Settings* s, Flag* f, const char* value) {
     char* end;
     void* place = (char*)s + f->place;
     f->now = value;
-    if (strlen(value) > 500) { die_usage(NULL, "%s: more than 500 characters", f->name); }
+    require_usage(strlen(value) <= 500, NULL, "%s: more than 500 characters", f->name);
     if (strcmp(f->type, "text") == 0) { *(text*)place = value; return; }
     errno = 0;
     double x = strtod(value, &end);
     int whole = strcmp(f->type, "float") != 0;
-    if (end == value || *end != '\0' || errno != 0 || !(x >= f->low && x <= f->high) || (whole && x != floor(x))) {
-        die_usage(NULL, "%s %s: expected a %s from %.10g to %.10g", f->name, value, whole ? "whole number" : "number", f->low,
-                  f->high);
-    }
+    require_usage(end != value && *end == '\0' && errno == 0 && x >= f->low && x <= f->high && (!whole || x == floor(x)), NULL,
+                  "%s %s: expected a %s from %.10g to %.10g", f->name, value, whole ? "whole number" : "number", f->low, f->high);
     if (whole) { *(int*)place = (int)x; } else { *(float*)place = (float)x; }
 }
 
@@ -1583,22 +1753,32 @@ void flags_parse(Settings* s, int argc, const char* const* argv, int only_first)
             if ((strlen(g->name) == n && strncmp(g->name, argv[i], n) == 0) || strcmp(g->twin, argv[i]) == 0) { f = g; }
         }
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) { flags_help(); exit(0); }
-        if (f == NULL) { die_usage(NULL, "unknown flag %s", argv[i]); }
+        require_usage(f, NULL, "unknown flag %s", argv[i]);
         if (equals == NULL && strcmp(f->type, "flag") != 0) {
-            if (++i == argc) { die_usage(NULL, "%s needs a value", f->name); }
+            require_usage(++i < argc, NULL, "%s needs a value", f->name);
             value = argv[i];
         }
-        if (!only_first || !strcmp(f->field, "preset") || !strcmp(f->field, "depth") || !strcmp(f->field, "resume")) {
-            flag_set(s, f, value);
-        }
+        int sets_others = !strcmp(f->field, "preset") || !strcmp(f->field, "router") || !strcmp(f->field, "depth") ||
+                          !strcmp(f->field, "resume");
+        if (!only_first || sets_others) { flag_set(s, f, value); }
     }
 }
 
+int choice(const char* name, const char* value, const char* const* names, int n) { // which of the names value is
+    char all[128] = "";
+    for (int i = 0; i < n; i++) {
+        if (strcmp(value, names[i]) == 0) { return i; }
+        snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", i == 0 ? "" : i < n - 1 ? ", " : " or ", names[i]);
+    }
+    die_usage(NULL, "%s %s: expected %s", name, value, all);
+}
+
 Settings flags_read(int argc, const char* const* argv) {
-    // defaults, then the flags of a resumed run, or --preset and --depth; then the command line as it stands
+    // defaults, then the flags of a resumed run, or --preset, --router and --depth; then the command line as it stands
     static const char* const paper[] = {"", "--aux-diversity=0.01", "--aux-simplicity=0.01", "--unit-norm=0"};
     static const char* const authors[] = {"", "--kgrad=detached", "--aux-balance=0.01", "--aux-efficiency=0.01",
                                           "--expert-init=copies"};
+    static const char* const softmax[] = {"", "--unit-norm=0", "--period=0", "--aux-balance=0.01", "--aux-entropy=0.0001"};
     static SafeFile file; // stays open: flags of a resumed run point into it
     Settings s;
     static char dial[5][32];
@@ -1618,12 +1798,11 @@ Settings flags_read(int argc, const char* const* argv) {
             if (value != NULL && strcmp(flag_table[i].field, "resume") != 0) { flag_set(&s, &flag_table[i], value); }
         }
     } else {
-        int theirs = strcmp(s.preset, "authors") == 0; // on top of the paper's
-        if (!theirs && strcmp(s.preset, "paper") && strcmp(s.preset, "default")) {
-            die_usage("default, paper or authors", "--preset %s: no such preset", s.preset);
-        }
-        if (strcmp(s.preset, "default") != 0) { flags_parse(&s, 4, paper, 0); }
-        if (theirs) { flags_parse(&s, 5, authors, 0); }
+        static const char* const presets[] = {"default", "paper", "authors"};
+        int preset = choice("--preset", s.preset, presets, 3), router = choice("--router", s.router, router_names, 4);
+        if (preset >= 1) { flags_parse(&s, 4, paper, 0); }
+        if (preset == 2) { flags_parse(&s, 5, authors, 0); }
+        if (router != TOP_ANY) { flags_parse(&s, router == TOP_P ? 5 : 4, softmax, 0); }
         if (s.depth > 0) { // the learning rate falls with the root of the width; the default, 128 channels, has 0.001
             snprintf(dial[0], 32, "--layers=%d", s.depth);
             snprintf(dial[1], 32, "--heads=%d", s.depth);
@@ -1638,15 +1817,15 @@ Settings flags_read(int argc, const char* const* argv) {
 }
 
 int config_moe_layers(Config* c, const char* list) { // every2, all, none, or 0,2,5; returns how many
-    int n = 0, named = !strcmp(list, "all") || !strcmp(list, "every2") || !strcmp(list, "none") || *list == '\0';
-    for (int l = 0; l < c->L; l++) { c->moe[l] = !strcmp(list, "all") || (!strcmp(list, "every2") && l % 2 == 0); }
+    int n = 0, every2 = !strcmp(list, "every2") || !strcmp(list, "auto"), all = !strcmp(list, "all");
+    int named = every2 || all || !strcmp(list, "none") || *list == '\0';
+    for (int l = 0; l < c->L; l++) { c->moe[l] = all || (every2 && l % 2 == 0); }
     for (const char* p = list; !named; p++) {
         char* end;
         long l = strtol(p, &end, 10);
-        if (!isdigit((unsigned char)*p) || (*end != ',' && *end != '\0') || l >= c->L) {
-            die_usage("every2, all, none, or numbers below --layers with commas between",
+        require_usage(isdigit((unsigned char)*p) && (*end == ',' || *end == '\0') && l < c->L,
+                      "every2, all, none, or numbers below --layers with commas between",
                       "--moe-layers %s: not a list of layers below %d", list, c->L);
-        }
         c->moe[l] = 1;
         named = *end == '\0';
         p = end;
@@ -1655,52 +1834,99 @@ int config_moe_layers(Config* c, const char* list) { // every2, all, none, or 0,
     return n;
 }
 
-int either(const char* name, const char* value, const char* no, const char* yes) { // 0 for no, 1 for yes
-    if (strcmp(value, no) != 0 && strcmp(value, yes) != 0) { die_usage(NULL, "%s %s: expected %s or %s", name, value, no, yes); }
-    return strcmp(value, yes) == 0;
-}
 
 const char* meta_text(const SafeFile* f, const char* key) {
     const char* value = safetensors_meta(f, key);
-    if (value == NULL) { die("give a checkpoint that this program saved", "%s: no metadata %s", f->path, key); }
+    require(value, "give a checkpoint that this program saved", "%s: no metadata %s", f->path, key);
     return value;
 }
 
 int meta_int(const SafeFile* f, const char* key, int low, int high) {
     char* end;
     long x = strtol(meta_text(f, key), &end, 10);
-    if (*end != '\0' || x < low || x > high) {
-        die("the file is damaged", "%s: metadata %s is %s, expected %d to %d", f->path, key, meta_text(f, key), low, high);
-    }
+    require(*end == '\0' && x >= low && x <= high, "the file is damaged", "%s: metadata %s is %s, expected %d to %d", f->path, key,
+            meta_text(f, key), low, high);
     return (int)x;
 }
 
+int meta_int_or(const SafeFile* f, const char* key, int low, int high, int absent) {
+    return safetensors_meta(f, key) != NULL ? meta_int(f, key, low, high) : absent;
+}
+
+const char* published_prefix(const SafeFile* f) { // "" or "transformer." before GPT-2's published names, NULL: not such a file
+    return safetensors_find(f, "wte.weight") ? "" : safetensors_find(f, "transformer.wte.weight") ? "transformer." : NULL;
+}
+
+const SafeTensor* published_find(const SafeFile* f, const char* name, int ndim) { // with this many dimensions, or NULL
+    char full[160];
+    snprintf(full, sizeof full, "%s%s", published_prefix(f), name);
+    const SafeTensor* t = safetensors_find(f, full);
+    require(t == NULL || t->ndim == ndim, "copy the file again", "%s: %s has %d dimensions, not %d", f->path, full, t->ndim, ndim);
+    return t;
+}
+
+void config_published(Config* c, const SafeFile* f, int heads) { // sizes of GPT-2's published file; its heads have 64 channels
+    const SafeTensor *wte = published_find(f, "wte.weight", 2), *wpe = published_find(f, "wpe.weight", 2);
+    char name[64];
+    require(wpe && wte->shape[0] <= 1 << 24 && wte->shape[1] <= 65536 && wpe->shape[0] <= 65536, "copy the file again",
+            "%s: no wpe.weight, or sizes beyond any GPT-2", f->path);
+    c->V = (int)wte->shape[0];
+    c->C = (int)wte->shape[1];
+    c->T = (int)wpe->shape[0];
+    c->Vp = (c->V + 127) / 128 * 128;
+    c->NH = c->C % 64 == 0 ? c->C / 64 : heads;
+    for (c->L = 0; c->L < MAX_LAYERS; c->L++) {
+        snprintf(name, sizeof name, "h.%d.ln_1.weight", c->L);
+        if (published_find(f, name, 1) == NULL) { break; }
+    }
+    require(c->L > 0 && c->T > 0 && c->C > 0 && c->V > 0, "copy the file again", "%s: no layers, or a size of 0", f->path);
+}
+
 Config config_make(const Settings* s, int V, const SafeFile* f) {
-    // the sizes from the flags and the vocabulary V, or from a checkpoint f; the rest from the flags
-    Config c;
+    // the sizes from the flags and the vocabulary V, or from a model file f; what a file does not say from the flags. A layer
+    // that is dense in f and DynMoE by the flags will be upcycled, see weights_load.
+    static const char* const kgrads[] = {"detached", "normalised"};
+    Config c, file;
+    int published = f != NULL && published_prefix(f) != NULL, moe = 0;
     memset(&c, 0, sizeof c);
-    c.L  = f ? meta_int(f, "L", 1, MAX_LAYERS) : s->layers;
-    c.T  = f ? meta_int(f, "T", 1, 65536) : s->context;
-    c.C  = f ? meta_int(f, "C", 1, 65536) : s->channels;
-    c.NH = f ? meta_int(f, "NH", 1, 1024) : s->heads;
-    c.E  = f ? meta_int(f, "E", 0, MAX_EXPERTS) : s->experts;
-    c.V  = f ? meta_int(f, "V", 1, 1 << 24) : V;
-    c.Vp = f ? meta_int(f, "Vp", c.V, (1 << 24) + 128) : (V + 127) / 128 * 128;
-    c.H  = 4 * c.C;
-    c.tau = f ? strtof(meta_text(f, "scale"), NULL) : s->gate_scale;
-    int moe = config_moe_layers(&c, f ? meta_text(f, "moe_layers") : s->moe_layers);
-    c.normalised = either("--kgrad", s->kgrad, "detached", "normalised");
+    if (published) { config_published(&c, f, s->heads); }
+    else {
+        c.L  = f ? meta_int(f, "L", 1, MAX_LAYERS) : s->layers;
+        c.T  = f ? meta_int(f, "T", 1, 65536) : s->context;
+        c.C  = f ? meta_int(f, "C", 1, 65536) : s->channels;
+        c.NH = f ? meta_int(f, "NH", 1, 1024) : s->heads;
+        c.V  = f ? meta_int(f, "V", 1, 1 << 24) : V;
+        c.Vp = f ? meta_int(f, "Vp", c.V, (1 << 24) + 128) : (V + 127) / 128 * 128;
+        if (f != NULL) { moe = config_moe_layers(&c, meta_text(f, "moe_layers")); }
+    }
+    file = c;
+    const SafeFile* m = moe > 0 ? f : NULL; // the file of the DynMoE layers, if it has any
+    c.E = m ? meta_int(m, "E", 1, MAX_EXPERTS) : s->experts;
+    c.H = m ? meta_int_or(m, "H", 1, 262144, 4 * c.C) : s->expert_width > 0 ? s->expert_width : 4 * c.C;
+    c.S = m ? meta_int_or(m, "shared", 0, 64, 0) : s->shared_experts;
+    c.topk = m ? meta_int_or(m, "topk", 1, MAX_EXPERTS, 1) : s->topk;
+    c.tau = m ? strtof(meta_text(m, "scale"), NULL) : s->gate_scale;
+    c.topp = m && safetensors_meta(m, "topp") ? strtof(meta_text(m, "topp"), NULL) : s->topp;
+    c.router = choice("--router", m && safetensors_meta(m, "router") ? meta_text(m, "router") : m ? "top-any" : s->router, router_names, 4);
+    c.normalised = choice("--kgrad", s->kgrad, kgrads, 2);
     c.train_fallback = s->train_fallback;
-    const float weights[4] = {s->aux_diversity, s->aux_simplicity, s->aux_balance, s->aux_efficiency};
+    const float weights[N_AUX] = {s->aux_diversity, s->aux_simplicity, s->aux_balance, s->aux_efficiency, s->aux_entropy};
     memcpy(c.aux_weight, weights, sizeof weights);
-    if (c.C % c.NH != 0) {
-        die_usage("channels must be a multiple of heads", "%d channels do not divide into %d heads", c.C, c.NH);
+    if (f == NULL || strcmp(s->moe_layers, "auto") != 0 || (m == NULL && !s->eval_only && !*s->prompt)) {
+        moe = config_moe_layers(&c, s->moe_layers);
     }
-    if (c.E > c.C) { die_usage("orthonormal rows of W need experts <= channels", "%d experts, %d channels", c.E, c.C); }
-    if (f == NULL && moe > 0 && (s->start_experts > c.E || s->min_experts > c.E)) {
-        die_usage(NULL, "--start-experts or --min-experts is above --experts %d", c.E);
+    for (int l = 0; l < c.L; l++) {
+        require_usage(!file.moe[l] || c.moe[l], "leave --moe-layers out", "--moe-layers %s: layer %d of %s has experts",
+                      s->moe_layers, l, f->path);
     }
-    if (moe == 0) { c.E = 0; } // a plain GPT-2
+    require_usage(c.C % c.NH == 0, "channels must be a multiple of heads", "%d channels do not divide into %d heads", c.C, c.NH);
+    require_usage(moe == 0 || c.E <= c.C, "orthonormal rows of W need experts <= channels", "%d experts, %d channels", c.E, c.C);
+    require_usage(m || moe == 0 || c.router != TOP_ANY || (s->start_experts <= c.E && s->min_experts <= c.E), NULL,
+                  "--start-experts or --min-experts is above --experts %d", c.E);
+    require_usage(c.router != TOP_K || c.topk <= c.E, NULL, "--topk %d: there are %d experts", c.topk, c.E);
+    require_usage(c.aux_weight[c.router == TOP_ANY ? ENTROPY : EFFICIENCY] == 0.0f, "efficiency is of top-any, entropy of the others",
+                  "--router %s has no %s loss", router_names[c.router], c.router == TOP_ANY ? "entropy" : "efficiency");
+    if (moe == 0) { c.E = c.S = 0; } // a plain GPT-2
     return c;
 }
 
@@ -1713,14 +1939,14 @@ typedef struct {        // where a run is
     float best_val;     // nats
 } Progress;
 
-int checkpoint_tensors(GPT2* model, SafeTensor* t, int complete) {
+int checkpoint_tensors(GPT2* model, SafeTensor* t) {
     // lists what a checkpoint holds, as pointers into the model; saving writes them, loading fills them. Returns how many.
     static const char* prefix[] = {"", "adam_m/", "adam_v/"};
     float* memory[] = {model->params_memory, model->m_memory, model->v_memory};
     size_t one = 1, E = (size_t)model->config.E, C = (size_t)model->config.C;
     int n = 0;
     char name[64];
-    for (int k = 0; k < (complete ? 3 : 1); k++) {
+    for (int k = 0; k < 3; k++) {
         for (int i = 0; i < model->n_tensors; i++) {
             const Tensor* a = &model->table[i];
             t[n++] = safe_tensor(prefix[k], a->name, "F32", a->ndim, a->shape, memory[k] + a->offset);
@@ -1730,7 +1956,6 @@ int checkpoint_tensors(GPT2* model, SafeTensor* t, int complete) {
         Layer* a = &model->layer[l];
         if (!model->config.moe[l]) { continue; }
         snprintf(name, sizeof name, "h.%d.moe.mask", l);        t[n++] = safe_tensor("", name, "I32", 1, &E, a->mask);
-        if (!complete) { continue; }
         snprintf(name, sizeof name, "record/h.%d.count", l);    t[n++] = safe_tensor("", name, "I64", 1, &E, a->record_count);
         snprintf(name, sizeof name, "record/h.%d.sum", l);      t[n++] = safe_tensor("", name, "F64", 1, &C, a->record_sum);
         snprintf(name, sizeof name, "record/h.%d.unrouted", l); t[n++] = safe_tensor("", name, "I64", 1, &one, &a->record_unrouted);
@@ -1753,6 +1978,8 @@ void checkpoint_save(GPT2* model, const Progress* p, const char* path) {
     moe_layers_print(list, c);
     fprintf(f, "\"format\":\"dynmoe-checkpoint 1\",\"model\":\"gpt2\",\"L\":\"%d\",\"NH\":\"%d\",\"C\":\"%d\",", c->L, c->NH, c->C);
     fprintf(f, "\"T\":\"%d\",\"V\":\"%d\",\"Vp\":\"%d\",\"E\":\"%d\",\"scale\":\"%.9g\",", c->T, c->V, c->Vp, c->E, (double)c->tau);
+    fprintf(f, "\"router\":\"%s\",\"topk\":\"%d\",\"topp\":\"%.9g\",\"shared\":\"%d\",\"H\":\"%d\",", router_names[c->router], c->topk,
+            (double)c->topp, c->S, c->H);
     fprintf(f, "\"moe_layers\":\"%s\",\"step\":\"%d\",\"best_val\":\"%.9g\",", list, p->step, (double)p->best_val);
     fprintf(f, "\"rng_data\":\"%" PRIu64 "\",\"rng_sample\":\"%" PRIu64 "\",", p->rng_data, p->rng_sample);
     fprintf(f, "\"recording\":\"%d\"", model->recording);
@@ -1761,39 +1988,102 @@ void checkpoint_save(GPT2* model, const Progress* p, const char* path) {
         json_print(f, flag_table[i].now);
     }
     fclose(f);
-    safetensors_save(path, t, checkpoint_tensors(model, t, 1), meta);
+    safetensors_save(path, t, checkpoint_tensors(model, t), meta);
     free(meta);
     free(t);
 }
 
-void checkpoint_load(GPT2* model, const SafeFile* f, Progress* p) {
-    // parameters and masks; with p not NULL also all that an exact continuation needs
-    SafeTensor* t =
-        (SafeTensor*)alloc_zeroed((size_t)(3 * model->n_tensors + 4 * model->config.L), sizeof(SafeTensor), "a checkpoint");
-    int n = checkpoint_tensors(model, t, p != NULL);
-    for (int i = 0; i < n; i++) {
-        const SafeTensor* found = safetensors_find(f, t[i].name);
-        if (found == NULL) { die("give a checkpoint that this program saved", "%s: no tensor %s", f->path, t[i].name); }
-        if (strcmp(found->dtype, t[i].dtype) != 0 || found->ndim != t[i].ndim ||
-            memcmp(found->shape, t[i].shape, (size_t)t[i].ndim * sizeof(size_t)) != 0) {
-            die("the file does not fit its own metadata", "%s: tensor %s has another dtype or shape than the model", f->path,
-                t[i].name);
-        }
-        memcpy((void*)(uintptr_t)t[i].data, found->data, t[i].bytes);
-    }
+void check_masks(const GPT2* model, const SafeFile* f) {
     for (int l = 0; l < model->config.L; l++) {
         for (int e = 0; e < model->config.E; e++) {
-            if (model->layer[l].mask[e] >> 1) { die("the file is damaged", "%s: the mask of layer %d is not 0 or 1", f->path, l); }
+            require(model->layer[l].mask[e] >> 1 == 0, "the file is damaged", "%s: the mask of layer %d is not 0 or 1", f->path, l);
         }
     }
+}
+
+void checkpoint_load(GPT2* model, const SafeFile* f, Progress* p) {
+    // all that an exact continuation needs
+    SafeTensor* t =
+        (SafeTensor*)alloc_zeroed((size_t)(3 * model->n_tensors + 4 * model->config.L), sizeof(SafeTensor), "a checkpoint");
+    int n = checkpoint_tensors(model, t);
+    for (int i = 0; i < n; i++) {
+        const SafeTensor* found = safetensors_find(f, t[i].name);
+        require(found, "give a checkpoint that this program saved", "%s: no tensor %s", f->path, t[i].name);
+        require(strcmp(found->dtype, t[i].dtype) == 0 && found->ndim == t[i].ndim &&
+                memcmp(found->shape, t[i].shape, (size_t)t[i].ndim * sizeof(size_t)) == 0, "the file does not fit its own metadata",
+                "%s: tensor %s has another dtype or shape than the model", f->path, t[i].name);
+        memcpy((void*)(uintptr_t)t[i].data, found->data, t[i].bytes);
+    }
+    check_masks(model, f);
     free(t);
-    if (p == NULL) { return; }
     model->recording = meta_int(f, "recording", 0, 1);
     p->step = meta_int(f, "step", 0, 2000000000);
     p->rng_data = strtoull(meta_text(f, "rng_data"), NULL, 10);
     p->rng_sample = strtoull(meta_text(f, "rng_sample"), NULL, 10);
     p->best_val = strtof(meta_text(f, "best_val"), NULL);
-    if (p->rng_data == 0 || p->rng_sample == 0) { die("the file is damaged", "%s: a random state is 0 or missing", f->path); }
+    require(p->rng_data != 0 && p->rng_sample != 0, "the file is damaged", "%s: a random state is 0 or missing", f->path);
+}
+
+const SafeTensor* weights_find(const SafeFile* f, const char* name, int* transposed) {
+    // what f has under our name "h.3.qkvw", or under GPT-2's published one, whose linear weights are stored (in, out); or NULL
+    static const char* const names[][2] = {
+        {"wte", "wte.weight"}, {"wpe", "wpe.weight"}, {"lnfw", "ln_f.weight"}, {"lnfb", "ln_f.bias"}, {"ln1w", "ln_1.weight"},
+        {"ln1b", "ln_1.bias"}, {"qkvw", "attn.c_attn.weight"}, {"qkvb", "attn.c_attn.bias"}, {"attprojw", "attn.c_proj.weight"},
+        {"attprojb", "attn.c_proj.bias"}, {"ln2w", "ln_2.weight"}, {"ln2b", "ln_2.bias"}, {"fcw", "mlp.c_fc.weight"},
+        {"fcb", "mlp.c_fc.bias"}, {"fcprojw", "mlp.c_proj.weight"}, {"fcprojb", "mlp.c_proj.bias"}};
+    int layer = 0; // characters of "h.3."
+    char full[160];
+    *transposed = 0;
+    if (published_prefix(f) == NULL) { return safetensors_find(f, name); }
+    sscanf(name, "h.%*d.%n", &layer);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(name + layer, names[i][0]) != 0) { continue; }
+        *transposed = strstr(names[i][1], ".c_") != NULL && strstr(names[i][1], ".weight") != NULL;
+        snprintf(full, sizeof full, "%s%.*s%s", published_prefix(f), layer, name, names[i][1]);
+        return safetensors_find(f, full);
+    }
+    return NULL;
+}
+
+void weights_load(GPT2* model, const SafeFile* f, int start_experts, float threshold, uint64_t* rng) {
+    // parameters and masks from our own file or GPT-2's published one. Sparse upcycling: a DynMoE layer that is dense in f gets
+    // a copy of that layer in every expert, and the first values of W, G and the mask.
+    const Config* c = &model->config;
+    char name[64];
+    for (int i = 0; i < model->n_tensors; i++) {
+        const Tensor* t = &model->table[i];
+        const char* moe = strstr(t->name, "moe.");
+        float* p = model->params_memory + t->offset;
+        int transposed, copies = 1;
+        const SafeTensor* found = weights_find(f, t->name, &transposed);
+        if (found == NULL && moe != NULL) {
+            snprintf(name, sizeof name, "h.%d.%s", t->layer, moe + 4);
+            found = weights_find(f, name, &transposed);
+            copies = t->slots;
+            if (strncmp(moe, "moe.gate", 8) == 0) { tensor_init(model, t, 0, threshold, rng); continue; }
+        }
+        require(found, "give a model of these layers, or another --moe-layers", "%s: no tensor %s", f->path, t->name);
+        int one = copies == t->slots && moe != NULL && found->ndim == t->ndim - 1; // the file has one expert's slice
+        size_t a = t->shape[one], b = one + 1 < t->ndim ? t->shape[one + 1] : 1, want[3] = {a, b, t->shape[2]};
+        if (transposed) { want[0] = b; want[1] = a; }
+        if (p == model->params.wte && published_prefix(f) != NULL) { want[0] = a = (size_t)c->V; } // rows V.. stay zero
+        require(strcmp(found->dtype, "F32") == 0 && found->ndim == t->ndim - one &&
+                memcmp(found->shape, want, (size_t)found->ndim * sizeof(size_t)) == 0, "give float32 weights that fit the model",
+                "%s: tensor %s has another dtype or shape than the model", f->path, found->name);
+        for (size_t e = 0; e < (size_t)copies; e++) {
+            if (!transposed) { memcpy(p + e * (found->bytes / 4), found->data, found->bytes); continue; }
+            for (size_t j = 0; j < a * b; j++) { memcpy(p + e * a * b + j, found->data + 4 * (j % b * a + j / b), 4); } // (b, a) -> (a, b)
+        }
+    }
+    for (int l = 0; l < c->L; l++) {
+        snprintf(name, sizeof name, "h.%d.moe.mask", l);
+        const SafeTensor* mask = safetensors_find(f, name);
+        require(mask == NULL || (strcmp(mask->dtype, "I32") == 0 && mask->bytes == 4 * (size_t)c->E),
+                "the file does not fit its own metadata", "%s: tensor %s has another dtype or shape than the model", f->path, name);
+        for (int e = 0; e < c->E; e++) { model->layer[l].mask[e] = e < start_experts; }
+        if (c->moe[l] && mask != NULL) { memcpy(model->layer[l].mask, mask->data, mask->bytes); }
+    }
+    check_masks(model, f);
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
@@ -1811,15 +2101,13 @@ void data_add(Data* d, const char* path) { // maps one file, checks its header
     if (is_bin(path)) {
         int32_t header[3] = {0, 0, 0};
         if (size >= 1024) { memcpy(header, s.bytes, sizeof header); }
-        if (header[0] != 20240520 || header[1] != 1) {
-            die("make token files with llm.c's data scripts", "%s: not an llm.c token file of version 1", path);
-        }
-        if (header[2] < 0 || size != 1024 + 2 * (size_t)header[2]) {
-            die("the file is cut or damaged: copy it again", "%s: the header says %d tokens, the file has room for %zu", path,
-                header[2], (size - 1024) / 2);
-        }
+        uint32_t tokens = (uint32_t)header[2];
+        require(header[0] == 20240520 && header[1] == 1, "make token files with data/tokenize or llm.c's scripts",
+                "%s: not an llm.c token file of version 1", path);
+        require(size == 1024 + 2 * (size_t)tokens, "the file is cut or damaged: copy it again",
+                "%s: the header says %u tokens, the file has room for %zu", path, tokens, (size - 1024) / 2);
         s.bytes += 1024;
-        s.n = (size_t)header[2];
+        s.n = tokens;
     }
     d->shard = (Shard*)realloc(d->shard, (size_t)(d->n + 1) * sizeof(Shard));
     d->shard[d->n++] = s;
@@ -1830,15 +2118,13 @@ Data data_open(const char* pattern) { // a file, or a pattern like 'shards/train
     glob_t g;
     memset(&g, 0, sizeof g);
     int single = access(pattern, F_OK) == 0; // a file may have * in its name
-    if (!single && glob(pattern, 0, NULL, &g) != 0) {
-        die("check the path; make data writes the default text, data/languages_train.txt", "%s: no such file", pattern);
-    }
+    require(single || glob(pattern, 0, NULL, &g) == 0, "check the path; make data writes the default text, data/languages_train.txt",
+            "%s: no such file", pattern);
     d.width = is_bin(single ? pattern : g.gl_pathv[0]) ? 2 : 1;
     for (size_t i = 0; i < (single ? 1 : g.gl_pathc); i++) {
         const char* path = single ? pattern : g.gl_pathv[i];
-        if (is_bin(path) != (d.width == 2)) {
-            die("give all files as .bin, or none", "%s: not of the kind of the first file of %s", path, pattern);
-        }
+        require(is_bin(path) == (d.width == 2), "give all files as .bin, or none", "%s: not of the kind of the first file of %s", path,
+                pattern);
         data_add(&d, path);
     }
     globfree(&g);
@@ -1861,9 +2147,7 @@ size_t shard_places(const Shard* s, int T, int stride) { // where T tokens and a
 size_t data_places(const Data* d, int T, int stride) { // the same over all shards; at least one, or one clear line
     size_t n = 0;
     for (int i = 0; i < d->n; i++) { n += shard_places(&d->shard[i], T, stride); }
-    if (n == 0) {
-        die("give more text, lower --context, or name a --val file", "%s: no room for %d tokens and a target", d->path, T);
-    }
+    require(n > 0, "give more text, lower --context, or name a --val file", "%s: no room for %d tokens and a target", d->path, T);
     return n;
 }
 
@@ -1873,9 +2157,7 @@ void data_read(const Data* d, size_t place, int stride, int* x, int* y, int T, i
     for (int t = 0; t <= T; t++) {
         size_t i = place * (size_t)stride + (size_t)t;
         int token = d->width == 1 ? s->bytes[i] : s->bytes[2 * i] | s->bytes[2 * i + 1] << 8;
-        if (token >= V) {
-            die("give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d", d->path, token, i, V);
-        }
+        require(token < V, "give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d", d->path, token, i, V);
         if (t < T) { x[t] = token; }
         if (t > 0) { y[t - 1] = token; }
     }
@@ -1889,13 +2171,56 @@ void data_batch(const Data* d, uint64_t* rng, int* x, int* y, int B, int T, int 
     }
 }
 
+// GPT-2's vocabulary, to print tokens as text: ids 0 to 255 are bytes, 256 + i is what line i of vocab.bpe merges, then comes
+// the end of a text. (data/tokenize makes tokens from text.)
+typedef struct { char* bytes; size_t* at; int n; } Vocabulary; // token i: bytes[at[i]] up to bytes[at[i + 1]]
+
+int letter_byte(const unsigned char** p, const unsigned char* end) {
+    // vocab.bpe writes every byte as one letter: printable ones as themselves (Latin-1), the i-th other as U+0100 + i
+    int c = *(*p)++;
+    if (c >= 0x80) { c = (c & 0xE0) == 0xC0 && *p < end ? (c & 31) << 6 | (*(*p)++ & 63) : 256 + 99; }
+    if (c < 256) { return c; }
+    c -= 256;
+    return c < 33 ? c : c == 33 ? 127 : c < 67 ? 94 + c : c == 67 ? 173 : -1;
+}
+
+Vocabulary vocabulary_open(const char* path) {
+    size_t size, length;
+    Vocabulary v = {NULL, (size_t*)alloc_zeroed(65538, sizeof(size_t), "a vocabulary"), 0};
+    const unsigned char *file = map_file(path, &size), *p = file, *end = file + size;
+    FILE* out = open_memstream(&v.bytes, &length);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int b = 0; b < 256; b++) { // printable bytes first
+            if ((pass == 0) == ((b > 32 && b < 127) || (b > 160 && b != 173))) { fputc(b, out); v.n++; v.at[v.n] = (size_t)v.n; }
+        }
+    }
+    for (int line = 1; p < end; line++, p++) {
+        int blanks = 0, bad = 0;
+        if (line == 1 && *p == '#') { while (p < end && *p != '\n') { p++; } continue; }
+        while (p < end && *p != '\n') {
+            int byte = *p == ' ' ? (blanks++, p++, -2) : letter_byte(&p, end);
+            bad |= byte == -1;
+            if (byte >= 0) { fputc(byte, out); }
+        }
+        require(!bad && blanks == 1 && v.n < 65535, "give GPT-2's vocab.bpe", "%s:%d: not two words of bytes", path, line);
+        fflush(out);
+        v.at[++v.n] = length;
+    }
+    fputs("\n", out); // the end of a text
+    fclose(out);
+    v.at[++v.n] = length;
+    munmap((void*)(uintptr_t)file, size);
+    return v;
+}
+
 // ----------------------------------------------------------------------------------------------------------------------
 // Watching: who uses which expert, on the terminal and in log.jsonl
 
 typedef struct {
     double tokens, rows, none, load[MAX_EXPERTS], hist[MAX_EXPERTS + 1];
+    float low[MAX_EXPERTS], high[MAX_EXPERTS];
     int experts;
-} Routing; // one layer; hist: tokens by k
+} Routing; // one layer; hist: tokens by k; low, high: smallest and largest score of each expert
 
 void routing_add(Routing* r, const GPT2* model) { // r (L): adds what the last forward did
     for (int l = 0; l < model->config.L; l++) {
@@ -1905,7 +2230,16 @@ void routing_add(Routing* r, const GPT2* model) { // r (L): adds what the last f
         r[l].rows += a->R;
         r[l].none += a->unrouted;
         r[l].experts = 0;
-        for (int e = 0; e < model->config.E; e++) { r[l].load[e] += a->offset[e + 1] - a->offset[e]; r[l].experts += a->mask[e]; }
+        for (int e = 0; e < model->config.E; e++) {
+            r[l].load[e] += a->offset[e + 1] - a->offset[e];
+            r[l].experts += a->mask[e];
+            for (int i = 0; i < model->B * model->T; i++) {
+                float score = a->score[(size_t)i * model->config.E + e];
+                int first = i == 0 && r[l].tokens == model->B * model->T;
+                r[l].low[e] = first || score < r[l].low[e] ? score : r[l].low[e];
+                r[l].high[e] = first || score > r[l].high[e] ? score : r[l].high[e];
+            }
+        }
         for (int i = 0; i < model->B * model->T; i++) { r[l].hist[a->k[i]]++; }
     }
 }
@@ -1941,31 +2275,39 @@ void heat_map(const GPT2* model, const Routing* r) {
 
 FILE* log_open(const char* folder, int append) {
     char path[1024];
-    if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
-        die("choose another --out", "%s: cannot make the folder: %s", folder, strerror(errno));
-    }
+    require(mkdir(folder, 0777) == 0 || errno == EEXIST, "choose another --out", "%s: cannot make the folder: %s", folder,
+            strerror(errno));
     snprintf(path, sizeof path, "%s/log.jsonl", folder);
     FILE* f = fopen(path, append ? "a" : "w");
-    if (f == NULL) { die("choose another --out", "%s: %s", path, strerror(errno)); }
+    require(f, "choose another --out", "%s: %s", path, strerror(errno));
     return f;
 }
 
 void log_end(FILE* log) { // closes one record; a full disk is said at once
     fprintf(log, "}\n");
-    if (fflush(log) != 0) { die("free some space, then --resume the last checkpoint", "log.jsonl: %s", strerror(errno)); }
+    require(fflush(log) == 0, "free some space, then --resume the last checkpoint", "log.jsonl: %s", strerror(errno));
+}
+
+void log_list(FILE* log, const char* name, int n, const double* d, double over, const float* f) { // d / over, or f
+    fprintf(log, ",\"%s\":[", name);
+    for (int i = 0; i < n; i++) { fprintf(log, "%s%.5f", i ? "," : "", d != NULL ? d[i] / over : (double)f[i]); }
+    fprintf(log, "]");
 }
 
 void log_routing(FILE* log, const GPT2* model, const Routing* r) { // one object per DynMoE layer
     const char* comma = "";
+    int E = model->config.E;
     fprintf(log, ",\"layers\":[");
     for (int l = 0; l < model->config.L; l++) {
         if (!model->config.moe[l]) { continue; }
-        fprintf(log, "%s{\"layer\":%d,\"experts\":%d,\"k\":%.5f,\"none\":%.5f,\"load\":[", comma, l, r[l].experts,
-                r[l].rows / r[l].tokens, r[l].none / r[l].tokens);
-        for (int e = 0; e < model->config.E; e++) { fprintf(log, "%s%.5f", e ? "," : "", r[l].load[e] / r[l].tokens); }
-        fprintf(log, "],\"hist\":[");
-        for (int k = 0; k <= model->config.E; k++) { fprintf(log, "%s%.5f", k ? "," : "", r[l].hist[k] / r[l].tokens); }
-        fprintf(log, "]}");
+        fprintf(log, "%s{\"layer\":%d,\"experts\":%d,\"k\":%.5f,\"none\":%.5f", comma, l, r[l].experts, r[l].rows / r[l].tokens,
+                r[l].none / r[l].tokens);
+        log_list(log, "load", E, r[l].load, r[l].tokens, NULL);
+        log_list(log, "hist", E + 1, r[l].hist, r[l].tokens, NULL);
+        log_list(log, "G", E, NULL, 1.0, model->params.h[l].gateG);
+        log_list(log, "low", E, NULL, 1.0, r[l].low);
+        log_list(log, "high", E, NULL, 1.0, r[l].high);
+        fprintf(log, "}");
         comma = ",";
     }
     fprintf(log, "]");
@@ -2067,21 +2409,39 @@ void generate(GPT2* model, const Settings* s, int* tokens, int n, int total, uin
     }
 }
 
-void print_tokens(const int* tokens, int n, int V) { // bytes as text (control characters as ?), BPE tokens as numbers
+void print_tokens(const int* tokens, int n, int V, const Vocabulary* v) {
+    // bytes as text (control characters as ?), BPE tokens as text by the vocabulary v, or without one (v->n = 0) as numbers
     for (int i = 0; i < n; i++) {
-        int c = tokens[i];
-        if (V != 256) { printf("%d ", c); } else { putchar(c == '\n' || c == '\t' || (c >= 32 && c != 127) ? c : '?'); }
+        const char *text = V == 256 ? NULL : v->bytes + v->at[tokens[i] < v->n ? tokens[i] : 0], byte = (char)tokens[i];
+        size_t length = V == 256 ? 1 : tokens[i] < v->n ? v->at[tokens[i] + 1] - v->at[tokens[i]] : 0;
+        if (length == 0) { printf("%d ", tokens[i]); }
+        for (const char* p = V == 256 ? &byte : text; length > 0; p++, length--) {
+            putchar(*p == '\n' || *p == '\t' || ((unsigned char)*p >= 32 && *p != 127) ? *p : '?');
+        }
     }
     printf("\n");
 }
 
 void continue_text(GPT2* model, const Settings* s, const char* prompt, uint64_t* rng, FILE* log) {
-    // prints the prompt and what follows; a sample after training goes into the log too
-    int n = (int)strlen(prompt), total = n + s->generate;
+    // prints the prompt (text, or the name of a token file) and what follows; a sample after training goes into the log too
+    static size_t nothing[2] = {0, 0};
+    Vocabulary v = {NULL, nothing, 0};
+    Data file = {NULL, 0, 2, prompt};
+    int bpe = model->config.V != 256;
+    if (bpe && is_bin(prompt)) { data_add(&file, prompt); }
+    size_t given = file.n > 0 ? file.shard[0].n : bpe ? 1 : strlen(prompt);
+    require(given > 0 && given < 1000000, "give a prompt of up to a million tokens", "%s: %zu tokens", prompt, given);
+    int n = (int)given, total = n + s->generate;
     int* tokens = (int*)alloc_zeroed((size_t)total, sizeof(int), "the text");
-    for (int i = 0; i < n; i++) { tokens[i] = model->config.V == 256 ? (unsigned char)prompt[i] : 50256; } // GPT-2's start
+    for (int i = 0; i < n; i++) {
+        const unsigned char* b = file.n > 0 ? file.shard[0].bytes + 2 * (size_t)i : NULL;
+        tokens[i] = b != NULL ? b[0] | b[1] << 8 : bpe ? model->config.V - 1 : (unsigned char)prompt[i]; // the last: start of a text
+        require(tokens[i] < model->config.V, "give tokens of the model's vocabulary", "%s: token %d at %d", prompt, tokens[i], i);
+    }
+    if (*s->tokenizer) { v = vocabulary_open(s->tokenizer); }
     generate(model, s, tokens, n, total, rng);
-    print_tokens(tokens, total, model->config.V);
+    print_tokens(tokens, total, model->config.V, &v);
+    if (v.n > 0) { free(v.bytes); free(v.at); }
     if (log != NULL) {
         fprintf(log, "{\"type\":\"sample\",\"step\":%d,\"temperature\":%g,\"tokens\":[", s->steps, (double)s->temperature);
         for (int i = n; i < total; i++) { fprintf(log, "%s%d", i > n ? "," : "", tokens[i]); }
@@ -2126,6 +2486,7 @@ double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p,
                   float* norm) {
     // one optimizer step on accum batches; returns its mean loss (nats) and the gradient norm before clipping; adds to r (L)
     double loss = 0.0;
+    model->step = p->step;
     if (window_begins(s, p->step)) {
         gpt2_clear_records(model);
         model->recording = 1;
@@ -2134,9 +2495,7 @@ double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p,
     for (int m = 0; m < s->accum; m++) {
         if (!s->overfit || p->step + m == 0) { data_batch(data, &p->rng_data, x, y, s->batch, s->context, model->config.V); }
         loss += gpt2_forward(model, x, y, s->batch, s->context, 1) / s->accum;
-        if (!isfinite(loss)) {
-            die("lower --lr, or look at the last lines of log.jsonl", "step %d: the loss is not finite", p->step);
-        }
+        if (!isfinite(loss)) { gpt2_stop_not_finite(model); }
         gpt2_backward(model, 1.0f / (float)s->accum);
         routing_add(r, model);
     }
@@ -2187,7 +2546,14 @@ void progress_line(const GPT2* model, const Settings* s, const Progress* p, cons
     log_end(log);
 }
 
+static volatile sig_atomic_t stop_signal = 0; // SIGINT or SIGTERM, once it came; a second one ends the program at once
+void on_signal(int number) {
+    stop_signal = number;
+    signal(number, SIG_DFL);
+}
+
 void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Progress* p, FILE* log) {
+    // trains up to s->steps, or until SIGINT (^C) or SIGTERM comes: then it saves, says so and returns
     size_t N = (size_t)s->batch * s->context, L = (size_t)model->config.L;
     int *x = (int*)alloc_zeroed(2 * N, sizeof(int), "a batch"), *y = x + N, since = 0, terminal = isatty(STDOUT_FILENO);
     Routing* r = (Routing*)alloc_zeroed(2 * L, sizeof(Routing), "statistics"); // r: of training, r + L: of validation
@@ -2197,7 +2563,9 @@ void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Pr
     snprintf(path, sizeof path, "%s/model.safetensors", s->out);
     if (p->step == 0) { validate(model, s, val, p, r + L, log, terminal || s->steps == 0); }
     from = seconds_now();
-    while (p->step < s->steps) {
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    while (p->step < s->steps && !stop_signal) {
         loss += train_step(model, s, data, p, x, y, r, log, &norm);
         since++;
         int done = p->step == s->steps, rest = 0;
@@ -2210,6 +2578,14 @@ void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Pr
         if (done || (s->val_every > 0 && p->step % s->val_every == 0)) { validate(model, s, val, p, r + L, log, terminal || done); }
         if (done || (s->save_every > 0 && p->step % s->save_every == 0)) { checkpoint_save(model, p, path); }
         if (rest) { from = seconds_now(); } // validating and saving does not count as training
+    }
+    if (p->step < s->steps) {
+        checkpoint_save(model, p, path);
+        printf("%s at step %d: %s saved; --resume it to go on\n", stop_signal == SIGINT ? "interrupted" : "terminated", p->step, path);
+        fprintf(log, "{\"type\":\"stop\",\"step\":%d", p->step);
+        log_end(log);
+        free(x); free(r);
+        return;
     }
     if (s->generate > 0 && s->steps > 0) {
         printf("a sample of %d tokens at temperature %g:\n", s->generate, (double)s->temperature);
@@ -2234,34 +2610,83 @@ void machine_name(char* out, size_t room) { // "AMD EPYC", as the system tells i
     if (f != NULL) { fclose(f); }
 }
 
-void start_block(const GPT2* model, const Settings* s, const Data* data, const Data* val, FILE* log) {
+double memory_available(void) { // bytes that this process may still take; 0: the system does not say
+    char line[256];
+    double kilobytes = 0.0;
+    struct rlimit limit;
+    FILE* f = fopen("/proc/meminfo", "r");
+    while (f != NULL && kilobytes == 0.0 && fgets(line, sizeof line, f) != NULL) { sscanf(line, "MemAvailable: %lf kB", &kilobytes); }
+    if (f != NULL) { fclose(f); }
+    double bytes = 1024.0 * kilobytes;
+    int limited = getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+    return limited && (bytes == 0.0 || (double)limit.rlim_cur < bytes) ? (double)limit.rlim_cur : bytes;
+}
+
+double matmul_speed(int N, int C) { // FLOP/s of the feed-forward product (N, C) x (C, 4C): the fastest call in a fifth of a second
+    float* a = (float*)alloc_zeroed((size_t)C * (5 * (size_t)N + 4 * (size_t)C), sizeof(float), "a measurement");
+    double start = seconds_now(), best = INFINITY;
+    for (double begin = start, end; begin - start < 0.2; begin = end) {
+        matmul_forward(a, a + (size_t)4 * N * C, a + (size_t)5 * N * C, NULL, N, C, 4 * C);
+        end = seconds_now();
+        best = end - begin < best ? end - begin : best;
+    }
+    free(a);
+    return 8.0 * N * C * C / best;
+}
+
+typedef struct { double parameters, flop, rows; } Cost; // of a token: parameters used, FLOP of a forward; bytes of all routed rows
+
+Cost cost_at(const GPT2* model, double k, double N, int training) { // if every token uses k routed experts in every DynMoE layer
     const Config* c = &model->config;
-    char cpu[256];
-    double expert = 2.0 * c->H * c->C + c->H + c->C, tokens = 0.0, val_tokens = 0.0;
-    int moe = 0;
+    double moe = 0.0, expert = 2.0 * c->H * c->C + c->H + c->C;
+    for (int l = 0; l < c->L; l++) { moe += c->moe[l]; }
+    // every token uses all but the other experts and wpe, once each (wte as the head); attention has two products over T/2 keys
+    double parameters = (double)model->n_params - (double)c->T * c->C - moe * (c->E - k) * expert;
+    Cost cost = {parameters, 2.0 * parameters + 2.0 * c->L * c->T * c->C,
+                 4.5 * k * N * (c->C + c->H) * (2.0 * moe + (training && moe > 0.0 ? 1.0 : 0.0))}; // with the room to grow
+    return cost;
+}
+
+double print_plan(const GPT2* model, const Settings* s, const Data* data, const Data* val, const char* cpu, int training) {
+    // what will be done and what it takes; returns the bytes of memory that it needs at least
+    const Config* c = &model->config;
+    double tokens = 0.0, val_tokens = 0.0, N = (double)s->batch * c->T;
+    int moe = 0, k3 = c->E > 2 ? c->E : 3;
     for (int l = 0; l < c->L; l++) { moe += c->moe[l]; }
     for (int i = 0; i < data->n; i++) { tokens += (double)data->shard[i].n; }
     for (int i = 0; i < val->n; i++) { val_tokens += (double)val->shard[i].n; }
-    // what every token uses: wte counts once, as the head; the rest of a forward is attention's two products over T/2 keys
-    double body = (double)model->n_params - moe * c->E * expert - (double)c->T * c->C, attention = 2.0 * c->L * c->T * c->C;
-    machine_name(cpu, sizeof cpu);
+    Cost k1 = cost_at(model, 1, N, training), k2 = cost_at(model, 2, N, training), all = cost_at(model, k3, N, training);
     printf("train_gpt2_dynmoe, commit %s, on %s, %d threads, matrices by %s\n", COMMIT, cpu, threads_count(), BLAS_NAME);
     printf("data     %s: %.3f million tokens; validation: %.3f million of %s\n", data->path, 1e-6 * tokens, 1e-6 * val_tokens,
            *s->val ? s->val : "its end");
-    printf("model    %d layers (%d DynMoE, pool of %d experts), %d heads, %d channels, context %d, vocabulary %d\n", c->L, moe,
-           c->E, c->NH, c->C, c->T, c->V);
-    double used1 = body + moe * expert, used2 = body + 2 * moe * expert; // by a token, at k = 1 and k = 2
-    printf("size     %.3f million parameters; a token uses %.3f million at k = 1, %.3f at k = 2\n", 1e-6 * (double)model->n_params,
-           1e-6 * used1, 1e-6 * used2);
-    printf("forward  %.2f MFLOP for a token at k = 1, %.2f at k = 2; backward twice that\n", 1e-6 * (2.0 * used1 + attention),
-           1e-6 * (2.0 * used2 + attention));
-    printf("memory   parameters, gradients, moments %.1f MB; activations %.1f MB; rows: %.3f MB per layer at k = 1\n",
-           16e-6 * (double)model->n_params, 1e-6 * (double)model->act_bytes, 8e-6 * (c->C + c->H) * s->batch * s->context);
-    printf("run      %d steps of %d x %d x %d tokens, seed %d; log: %s/log.jsonl\n\n", s->steps, s->accum, s->batch, s->context,
-           s->seed, s->out);
+    printf("model    %d layers (%d DynMoE, pool of %d experts, %s%s), %d heads, %d channels, context %d, vocabulary %d\n", c->L, moe,
+           c->E, router_names[c->router], c->S > 0 ? ", shared experts" : "", c->NH, c->C, c->T, c->V);
+    printf("size     %.3f million parameters", 1e-6 * (double)model->n_params);
+    if (moe > 0) { printf("; a token uses %.3f million at k = 1, %.3f at 2, %.3f at %d", 1e-6 * k1.parameters, 1e-6 * k2.parameters, 1e-6 * all.parameters, k3); }
+    printf("\nforward  %.2f MFLOP for a token", 1e-6 * k1.flop);
+    if (moe > 0) { printf(" at k = 1, %.2f at 2, %.2f at %d", 1e-6 * k2.flop, 1e-6 * all.flop, k3); }
+    printf("; backward twice that\n");
+    double fixed = (training ? 16.0 : 4.0) * (double)model->n_params + (double)model->act_bytes;
+    printf("memory   %s %.1f MB; activations %.1f MB", training ? "parameters, gradients, moments" : "parameters",
+           1e-6 * (fixed - (double)model->act_bytes), 1e-6 * (double)model->act_bytes);
+    if (moe > 0) { printf("; routed rows %.1f MB at k = 1, %.1f at 2, %.1f at %d", 1e-6 * k1.rows, 1e-6 * k2.rows, 1e-6 * all.rows, k3); }
+    printf("\nrun      %d steps of %d x %d x %d tokens, seed %d; log: %s/log.jsonl\n", s->steps, s->accum, s->batch, c->T, s->seed, s->out);
+    return fixed + k1.rows;
+}
+
+void print_time(const GPT2* model, const Settings* s) { // of a dry run
+    double k = model->config.router == TOP_K ? model->config.topk : 2.0, speed = matmul_speed(s->batch * model->config.T, model->config.C);
+    double flop = 3.0 * cost_at(model, k, 0, 1).flop * s->steps * s->accum * s->batch * model->config.T;
+    printf("time     at least %.0f s at k = %.0f: %.3g FLOP at %.1f GFLOP/s, measured on this machine's matrix product just now\n",
+           flop / speed, k, flop, 1e-9 * speed);
+}
+
+void log_run(FILE* log, const GPT2* model, const char* cpu) { // the first record: everything that the run depends on
     fprintf(log, "{\"type\":\"run\",\"version\":1,\"program\":\"train_gpt2_dynmoe.c\",\"commit\":\"%s\",\"threads\":%d,", COMMIT,
             threads_count());
-    fprintf(log, "\"blas\":\"%s\",\"parameters\":%zu,\"machine\":", BLAS_NAME, model->n_params);
+    Cost k0 = cost_at(model, 0, 0, 1), k1 = cost_at(model, 1, 0, 1); // both are linear in k
+    fprintf(log, "\"blas\":\"%s\",\"parameters\":%zu,\"used\":[%.0f,%.0f],\"flop\":[%.0f,%.0f],\"machine\":", BLAS_NAME, model->n_params,
+            k0.parameters, k1.parameters - k0.parameters, k0.flop, k1.flop - k0.flop);
     json_print(log, cpu);
     fprintf(log, ",\"flags\":{");
     for (int i = 0; i < N_FLAGS; i++) {
@@ -2275,49 +2700,56 @@ void start_block(const GPT2* model, const Settings* s, const Data* data, const D
 #ifndef TESTING
 int main(int argc, char** argv) {
     static GPT2 model; // static: its table is large for a stack
+    static const char* const inits[] = {"random", "copies"};
     Settings s = flags_read(argc, (const char* const*)argv);
     const char* from = *s.resume ? s.resume : s.init;
-    int training = !*s.prompt && !s.eval_only, V = 256;
+    int training = !*s.prompt && !s.eval_only, V = 256, copies = choice("--expert-init", s.expert_init, inits, 2);
+    uint64_t rng = random_stream((uint64_t)s.seed, 0);
     Progress p = {0, random_stream((uint64_t)s.seed, 1), random_stream((uint64_t)s.seed, 2), INFINITY};
     Data data = {NULL, 0, 1, ""}, val = data;
     SafeFile file;
+    char cpu[256];
     threads_set(s.threads);
-    if (s.period > 0 && 2 * s.window >= s.period) {
-        die_usage("a period is rest, recording, rest", "--window %d: must be less than half of --period %d", s.window, s.period);
-    }
-    if (!training && !*from) { die_usage("train first: make train", "--eval-only and --prompt need --init FILE"); }
+    machine_name(cpu, sizeof cpu);
+    require_usage(s.period == 0 || 2 * s.window < s.period, "a period is rest, recording, rest",
+                  "--window %d: must be less than half of --period %d", s.window, s.period);
+    require_usage(training || *from, "train first: make train", "--eval-only and --prompt need --init FILE");
     if (!*s.prompt) {
-        if (!*s.data) {
-            die_usage("any text file; make data writes the default one, data/languages_train.txt", "--data FILE is missing");
-        }
+        require_usage(*s.data, "any text file; make data writes the default one, data/languages_train.txt", "--data FILE is missing");
         data = data_open(s.data);
         val = *s.val ? data_open(s.val) : data_split(&data);
-        if (val.width != data.width) {
-            die_usage("give both as text or both as .bin", "--val %s: not of the kind of --data", s.val);
-        }
+        require_usage(val.width == data.width, "give both as text or both as .bin", "--val %s: not of the kind of --data", s.val);
         V = data.width == 1 ? 256 : 50257;
     }
     if (*from) { file = safetensors_open(from); }
     Config config = config_make(&s, V, *from ? &file : NULL);
-    if (!*s.prompt && config.V != V) {
-        die("give data of the kind it was trained on", "%s: its vocabulary of %d does not fit %s", from, config.V, s.data);
-    }
-    if (*s.prompt && config.V != 256) {
-        die("give a model of bytes", "--prompt: %s reads BPE tokens, which this program cannot make from text", from);
-    }
+    int start_experts = config.router == TOP_ANY ? s.start_experts : config.E; // softmax routers use the whole pool
+    require_usage(*s.prompt || config.V == V, "give data of the kind it was trained on", "%s: its vocabulary of %d does not fit %s", from,
+                  config.V, s.data);
+    require_usage(!*s.prompt || config.V == 256 || is_bin(s.prompt), "data/tokenize makes a token file (.bin) from text",
+                  "--prompt %s: the model reads BPE tokens", s.prompt);
     s.context = config.T;
-    gpt2_build(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
-    if (*from) { checkpoint_load(&model, &file, *s.resume && training ? &p : NULL); safetensors_close(&file); }
-    else {
-        uint64_t rng = random_stream((uint64_t)s.seed, 0);
-        gpt2_init(&model, s.start_experts, either("--expert-init", s.expert_init, "random", "copies"), &rng);
+    gpt2_plan(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
+    if (training || s.dry_run) {
+        double need = print_plan(&model, &s, &data, &val, cpu, training), have = memory_available();
+        if (s.dry_run) { print_time(&model, &s); }
+        require(have == 0.0 || need <= have, "lower --batch, --context, --layers, --channels or --experts",
+                "the run needs %.1f MB of memory, %.1f MB are there", 1e-6 * need, 1e-6 * have);
+        printf("\n");
+        if (s.dry_run) { return 0; }
     }
+    gpt2_build(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
+    if (!*from) { gpt2_init(&model, start_experts, copies, s.threshold, &rng); }
+    else if (*s.resume && training) { checkpoint_load(&model, &file, &p); }
+    else { weights_load(&model, &file, start_experts, s.threshold, &rng); }
+    if (*from) { safetensors_close(&file); }
     if (*s.prompt) { continue_text(&model, &s, s.prompt, &p.rng_sample, NULL); }
     if (training) {
         FILE* log = log_open(s.out, *s.resume != '\0');
-        start_block(&model, &s, &data, &val, log);
+        log_run(log, &model, cpu);
         train(&model, &s, &data, &val, &p, log);
         fclose(log);
+        if (stop_signal) { return 128 + stop_signal; }
     }
     if (!*s.prompt && (s.eval_only || *s.dump_routing)) {
         static Routing r[MAX_LAYERS];

@@ -16,13 +16,15 @@ int main(int argc, char** argv) {
     if (argc != 4) { die_usage("dev/logits out/model.safetensors \"Tue+5=\" logits.safetensors", "usage: logits MODEL TEXT OUT"); }
     Settings s = flags_read(1, no_flags);
     SafeFile file = safetensors_open(argv[1]);
+    uint64_t rng = 1;
+    s.eval_only = 1;
     Config config = config_make(&s, 256, &file);
     int n = (int)strlen(argv[2]), t = n < config.T ? n : config.T, V = config.V;
     if (V != 256 || n == 0) {
         die("a model of bytes, a text of at least one", "%s: vocabulary %d, text of %d bytes", argv[1], V, n);
     }
     gpt2_build(&model, config, 1, config.T, 0);
-    checkpoint_load(&model, &file, NULL);
+    weights_load(&model, &file, 0, 0.0f, &rng);
     int* tokens = (int*)alloc_zeroed((size_t)t, sizeof(int), "the text");
     for (int i = 0; i < t; i++) { tokens[i] = (unsigned char)argv[2][n - t + i]; }
     gpt2_forward(&model, tokens, NULL, 1, t, 0);

@@ -137,9 +137,11 @@ static void run_eval(const char* group, const int* x, const int* y, int B, int T
     for (int l = 0; l < model.config.L; l++) { if (model.config.moe[l]) { compare_gates(group, l, N); } }
 }
 
-static double aux_enabled(int l) { // sum of the terms that have a weight, not weighted
+static float aux_list[N_AUX]; // metadata aux: a weight for each term, within what loss = ce + aux_weight * aux calls aux
+
+static double aux_enabled(int l) { // before aux_weight
     double sum = 0.0;
-    for (int i = 0; i < 4; i++) { if (model.config.aux_weight[i] != 0.0f) { sum += model.layer[l].aux[i]; } }
+    for (int i = 0; i < N_AUX; i++) { sum += (double)aux_list[i] * model.layer[l].aux[i]; }
     return sum;
 }
 
@@ -166,9 +168,11 @@ static void run_step0(const int* x, const int* y, int B, int T) { // groups exp 
             double layer_aux = aux_enabled(l);
             compare_gates("exp", l, N);
             compare(in("exp", "h.%d.aux", l), &layer_aux, 1);
-            compare_f(in("exp", "h.%d.s", l), a->cosine, N * (size_t)E, (double)model.config.tau);
+            compare_f(in("exp", "h.%d.s", l), a->score, N * (size_t)E, model.config.router == TOP_ANY ? (double)model.config.tau : 1.0);
+            if (model.config.router != TOP_ANY) { compare_f(in("exp", "h.%d.w", l), a->weight, N * (size_t)E, 1.0); }
             compare_f(in("exp", "h.%d.moe_in", l), a->ln2, NC, 1.0);
-            combine_forward(out, a->out, a->row_of, a->k, (int)N, C, E);
+            combine_forward(out, a->out, a->row_of, a->weight, (int)N, C, E);
+            if (model.config.S > 0) { residual_forward(out, out, a->sout, NC); }
             compare_f(in("exp", "h.%d.moe_out", l), out, NC, 1.0);
             compare_f(in("exp", "h.%d.dmoe_out", l), model.dres, NC, 1.0);
         }
@@ -230,7 +234,7 @@ static void run_trajectory(const int* x, const int* y, int B, int T) { // groups
             }
             if (t != end) { continue; }
             compare_records(l);
-            gpt2_adapt(&model, l, removed, 0);
+            if (model.config.router == TOP_ANY) { gpt2_adapt(&model, l, removed, 0); }
         }
         if (t == end) { model.recording = 0; }
     }
@@ -256,19 +260,13 @@ static void run_trajectory(const int* x, const int* y, int B, int T) { // groups
 static Config fixture_config(void) {
     static const char* const no_flags[] = {"fixture"};
     Settings s = flags_read(1, no_flags);
+    s.eval_only = 1; // the layers are as the file says
     Config c = config_make(&s, 0, &file);
-    float weight[4] = {0, 0, 0, 0}, scale = strtof(meta_text(&file, "aux_weight"), NULL);
-    for (int l = 0; l < c.L; l++) { // the hidden width stands only in the shapes
-        const SafeTensor* t = safetensors_find(&file, in("param", c.moe[l] ? "h.%d.moe.fcb" : "h.%d.fcb", l));
-        if (t == NULL || t->ndim != (c.moe[l] ? 2 : 1) || t->shape[t->ndim - 1] < 1 || t->shape[t->ndim - 1] > 1 << 20) {
-            die(NULL, "%s: no fcb of layer %d", file.path, l);
-        }
-        c.H = (int)t->shape[t->ndim - 1];
-    }
-    if (sscanf(meta_text(&file, "aux"), "%f,%f,%f,%f", &weight[0], &weight[1], &weight[2], &weight[3]) != 4) {
-        die(NULL, "%s: metadata aux", file.path);
-    }
-    for (int i = 0; i < 4; i++) { c.aux_weight[i] = scale * weight[i]; }
+    float scale = strtof(meta_text(&file, "aux_weight"), NULL);
+    aux_list[ENTROPY] = 0.0f; // the fifth is optional
+    int n = sscanf(meta_text(&file, "aux"), "%f,%f,%f,%f,%f", &aux_list[0], &aux_list[1], &aux_list[2], &aux_list[3], &aux_list[4]);
+    require(n >= 4, NULL, "%s: metadata aux", file.path);
+    for (int i = 0; i < N_AUX; i++) { c.aux_weight[i] = scale * aux_list[i]; }
     c.tau = strtof(meta_text(&file, "scale"), NULL);
     c.normalised = strcmp(meta_text(&file, "kgrad"), "normalised") == 0;
     return c;
@@ -377,7 +375,7 @@ static void run_text(const char* path) {
     #define FLOATS(count) (float*)alloc_zeroed((count), sizeof(float), "a gate")
     #define INTS(count) (int*)alloc_zeroed((count), sizeof(int), "a gate")
     int *open = INTS(rows), *k = INTS((size_t)S), *row_of = INTS(rows), *row_token = INTS(rows);
-    float *cosine = FLOATS(rows), *dgate = FLOATS(rows), *xr = FLOATS(rows * D), *pre = FLOATS(rows * H), *act = FLOATS(rows * H),
+    float *cosine = FLOATS(rows), *dgate = FLOATS(rows), *weight = FLOATS(rows), *xr = FLOATS(rows * D), *pre = FLOATS(rows * H), *act = FLOATS(rows * H),
           *out = FLOATS(rows * D), *y = FLOATS((size_t)S * D);
     float *dy = FLOATS((size_t)S * D), *dout = FLOATS(rows * D), *dpre = FLOATS(rows * H), *as_float = FLOATS(rows);
     for (int e = 0; e < E; e++) { mask[e] = mask_f[e] > 0.5f; whole[e] = 1; }
@@ -393,7 +391,8 @@ static void run_text(const char* path) {
     int R = dispatch(row_of, row_token, offset, open, S, E);
     gather_forward(xr, x, row_token, R, D);
     experts_forward(out, pre, act, xr, w1, b1, w2, b2, offset, E, D, H);
-    combine_forward(y, out, row_of, k, S, D, E);
+    mean_forward(weight, open, k, S, E);
+    combine_forward(y, out, row_of, weight, S, D, E);
     compare_text("y", y, S * D);
     double task = 0.0;
     for (int i = 0; i < S * D; i++) { task += 0.5 * y[i] * y[i] + r[i] * y[i]; dy[i] = y[i] + r[i]; }
@@ -405,7 +404,8 @@ static void run_text(const char* path) {
         char name[32];
         float *dx = FLOATS((size_t)S * D), *dW = FLOATS((size_t)E * D), *dG = FLOATS((size_t)E), *dw1 = FLOATS((size_t)W1),
               *db1 = FLOATS((size_t)E * H), *dw2 = FLOATS((size_t)W1), *db2 = FLOATS((size_t)E * D);
-        combine_backward(dout, dgate, dy, out, row_of, k, normalised, S, D, E);
+        combine_backward(dout, dgate, dy, out, row_of, weight, S, D, E);
+        mean_backward(dgate, open, k, normalised, S, E);
         experts_backward(dout, dpre, dw1, db1, dw2, db2, dout, xr, pre, act, w1, w2, offset, E, D, H);
         gather_backward(dx, dout, row_of, S, D, E);
         balance_loss(dgate, open, k, 0.5f, S, E);

@@ -188,7 +188,7 @@ static void run_start(Run* r, const char* flags, int V) { // as main would start
     r->s = settings(flags);
     r->p = start;
     gpt2_build(&r->model, config_make(&r->s, V, NULL), r->s.batch, r->s.context, 1);
-    gpt2_init(&r->model, r->s.start_experts, either("--expert-init", r->s.expert_init, "random", "copies"), &state);
+    gpt2_init(&r->model, r->s.start_experts, strcmp(r->s.expert_init, "copies") == 0, r->s.threshold, &state);
     run_text(r, V);
 }
 
@@ -612,13 +612,20 @@ START_TEST(combine_by_hand) {
                 dout_want[6] = {0.5f, 0.5f, 2, 0, 0.5f, 0.5f};
     const int row_of[6] = {0, 2, 1, -1, -1, -1}, k[3] = {2, 1, 0};
     const float detached[6] = {1.5f, 5.5f, 6, 0, 0, 0}, normalised[6] = {-2, 2, 0, 0, 0, 0}; // minus the mean over open gates
-    float y[6], dout[6], dgate[6];
-    combine_forward(y, out, row_of, k, 3, 2, 2);
+    const int open[6] = {1, 1, 1, 0, 0, 0};
+    const float weight_want[6] = {0.5f, 0.5f, 1, 0, 0, 0}, dweight_want[6] = {3, 11, 6, 0, 0, 0};
+    float y[6], dout[6], dgate[6], weight[6];
+    mean_forward(weight, open, k, 3, 2);
+    near("weight", weight, weight_want, 6, 0);
+    combine_forward(y, out, row_of, weight, 3, 2, 2);
     near("y", y, y_want, 6, 0);
-    combine_backward(dout, dgate, dy, out, row_of, k, 0, 3, 2, 2);
+    combine_backward(dout, dgate, dy, out, row_of, weight, 3, 2, 2);
     near("dout", dout, dout_want, 6, 0);
+    near("dweight", dgate, dweight_want, 6, 0);
+    mean_backward(dgate, open, k, 0, 3, 2);
     near("detached", dgate, detached, 6, 0);
-    combine_backward(dout, dgate, dy, out, row_of, k, 1, 3, 2, 2);
+    combine_backward(dout, dgate, dy, out, row_of, weight, 3, 2, 2);
+    mean_backward(dgate, open, k, 1, 3, 2);
     near("normalised", dgate, normalised, 6, 1e-7);
     PASS();
 } END_TEST
@@ -627,10 +634,14 @@ START_TEST(detached_minus_normalised_is_the_mean_over_open_gates) {
     enum { N = 20, E = 5, C = 7 };
     int open[N * E], row_of[N * E], row_token[N * E], offset[E + 1], k[N];
     float *out = randoms(N * E * C, 1), *dy = randoms(N * C, 1), *dout = floats(N * E * C), *d = floats(N * E), *n = floats(N * E);
+    float* weight = floats(N * E);
     for (int i = 0; i < N; i++) { for (int e = k[i] = 0; e < E; e++) { k[i] += open[i * E + e] = i > 0 && random_u32(&rng) % 2; } }
     dispatch(row_of, row_token, offset, open, N, E);
-    combine_backward(dout, d, dy, out, row_of, k, 0, N, C, E);
-    combine_backward(dout, n, dy, out, row_of, k, 1, N, C, E);
+    mean_forward(weight, open, k, N, E);
+    combine_backward(dout, d, dy, out, row_of, weight, N, C, E);
+    combine_backward(dout, n, dy, out, row_of, weight, N, C, E);
+    mean_backward(d, open, k, 0, N, E);
+    mean_backward(n, open, k, 1, N, E);
     for (int i = 0; i < N; i++) {
         double mean = 0.0, sum = 0.0;
         for (int e = 0; e < E; e++) { mean += (double)d[i * E + e] / (k[i] ? k[i] : 1); sum += (double)n[i * E + e]; }
@@ -740,9 +751,9 @@ START_TEST(straight_through_gradient_is_that_of_the_surrogate) {
         memset(&c, 0, sizeof c);
         c.T = SN; c.V = c.Vp = 2; c.L = c.NH = c.moe[0] = 1; c.C = SC; c.H = SH; c.E = SE;
         c.tau = cases[n].tau; c.normalised = cases[n].normalised; c.train_fallback = cases[n].fallback;
-        memcpy(c.aux_weight, cases[n].aux, sizeof c.aux_weight);
+        memcpy(c.aux_weight, cases[n].aux, sizeof cases[n].aux);
         gpt2_build(&a.model, c, 1, SN, 1);
-        gpt2_init(&a.model, 0, 0, &rng);
+        gpt2_init(&a.model, 0, 0, 0.0f, &rng);
         roughen(&a.model, 0.7f);
         Layer* layer = &a.model.layer[0];
         const Block *p = &a.model.params.h[0], *d = &a.model.grads.h[0];
@@ -1173,6 +1184,12 @@ static long peak_memory(int batch) { // of a process that does one step on so ma
     return peak;
 }
 
+static size_t row_bytes(const GPT2* m) { // what the routed rows take
+    size_t n = m->drow_size;
+    for (int l = 0; l < m->config.L; l++) { n += m->layer[l].rows_size; }
+    return n * sizeof(float);
+}
+
 START_TEST(memory_is_linear_in_the_batch) {
     long base = peak_memory(1), one = peak_memory(16) - base, two = peak_memory(32) - base;
     ck_assert_msg((double)two < 2.2 * (double)one, "%ld for a batch, %ld for twice as much", one, two);
@@ -1182,7 +1199,7 @@ START_TEST(memory_is_linear_in_the_batch) {
                   n ? "--layers 2 --channels 16 --batch 8 --moe-layers all" : "--layers 2 --channels 16 --batch 4 --moe-layers all",
                   20);
         run_gradient(&a);
-        bytes[n] = (double)(a.model.act_bytes + a.model.row_bytes);
+        bytes[n] = (double)(a.model.act_bytes + row_bytes(&a.model));
         gpt2_free(&a.model);
     }
     ck_assert_msg(bytes[1] < 2.2 * bytes[0], "%.0f and %.0f bytes", bytes[0], bytes[1]);
@@ -1602,7 +1619,7 @@ START_TEST(the_same_seed_gives_the_same_bits) {
                   40);
         roughen(&r->model, 0.0f); // no: only that both are drawn from the same place
         uint64_t state = 5;
-        gpt2_init(&r->model, r->s.start_experts, 0, &state);
+        gpt2_init(&r->model, r->s.start_experts, 0, 0.0f, &state);
         run_steps(r, 20);
     }
     same_models(&b, &a);
