@@ -3,16 +3,19 @@
 dynmoe.py: DynMoE (Dynamic Mixture of Experts, ICLR 2025) in float64 PyTorch.
 
 This file is the oracle of the project. It is slow, small and plain, and it uses
-the symbols of the paper. It is read top to bottom: files, layers, gate, losses,
-model, optimizer, adaptive process, tolerances, cases, check, sampling.
+the symbols of the paper. It is read top to bottom: files, layers, gate, losses, the
+routers it is compared with, model, optimizer, adaptive process, tolerances, cases,
+check, sampling, a GPT-2 file.
 
   python3 dev/dynmoe.py fixtures [DIR]                  write test/fixtures/
   python3 dev/dynmoe.py check FILE...                   does FILE agree with this program?
   python3 dev/dynmoe.py logits CKPT --prompt TEXT       logits of a checkpoint of the C program
   python3 dev/dynmoe.py generate CKPT --prompt TEXT     greedy text from a checkpoint
+  python3 dev/dynmoe.py gpt2 FILE.safetensors           random weights under GPT-2's published names
 
 Legend: B sequences, T positions, C channels, V vocabulary, Vp padded vocabulary,
-L layers, NH heads, H = 4C hidden width, E experts in the pool, N = B*T tokens.
+L layers, NH heads, H hidden width of an expert (4C if not said), E experts in the
+pool, N = B*T tokens.
 Paper: x token, W (E, C) one row per expert, G (E) thresholds, tau scale, k experts
 per token, R_E and R_S records of use. m (E) is the pool mask: 1 = active.
 
@@ -157,8 +160,8 @@ def combine(g, out, kgrad):
         k = k.detach()
     return torch.einsum("ne,nec->nc", g / k.clamp(min=1), out)
 
-def aux_losses(W, m, g):
-    # W (E, C), m (E), g (N, E) -> (diversity, simplicity, load balance, efficiency), not weighted
+def row_losses(W, m):
+    # W (E, C), m (E) -> (diversity, simplicity), not weighted
     V = unit(W[m > 0])
     A = V @ V.T
     off = A[~torch.eye(len(A), dtype=torch.bool)]       # the diagonal is |v|^2 - 1 = 0
@@ -167,28 +170,21 @@ def aux_losses(W, m, g):
     diversity = off.norm() if len(off) and off.abs().max() > 0 else zero
     # eq. (7), second term: mean length of the existing rows
     simplicity = W[m > 0].norm(dim=1).mean() if m.sum() > 0 else zero
+    return diversity, simplicity
+
+def aux_losses(W, m, g):
+    # W (E, C), m (E), g (N, E) -> (diversity, simplicity, load balance, efficiency), not weighted
+    diversity, simplicity = row_losses(W, m)
     # the two terms of the authors' later code
     E, k = len(m), g.sum(-1, keepdim=True)
     routed = k[:, 0] > 0
-    balance = zero
+    balance = W.new_zeros(())
     if routed.any():
         me = (g / k.clamp(min=1))[routed].mean(0)       # share of the weight, differentiable
         ce = g[routed].mean(0).detach()                 # share of the tokens, a constant
         balance = E * (me * ce).sum()
     efficiency = g.sum() / g.numel()
     return torch.stack([diversity, simplicity, balance, efficiency])
-
-def moe(x, P, h, m, cfg, training):
-    # x (N, C) -> y (N, C) and what an observer wants to see
-    c, g = gate(x, P[h + "moe.gatew"], P[h + "moe.gateG"], m, cfg.scale)
-    k = g.detach().sum(-1)
-    aux = (aux_losses(P[h + "moe.gatew"], m, g) * torch.tensor(cfg.aux, dtype=x.dtype)).sum()
-    if not training:
-        g = top1_fallback(c, g, m)
-    out = experts(x, *[P[h + "moe." + n] for n in ("fcw", "fcb", "fcprojw", "fcprojb")])
-    y = combine(g, out, cfg.kgrad)
-    return y, SimpleNamespace(moe_in=x, moe_out=y, s=cfg.scale * c.detach(), act=g.detach(), k=k, aux=aux,
-                              margin=margin(c.detach(), P[h + "moe.gateG"].detach(), m, k, training))
 
 def margin(c, G, m, k, training):
     # how far the closest decision is from flipping
@@ -200,6 +196,73 @@ def margin(c, G, m, k, training):
         top = c[k == 0].topk(2, -1)[0]
         near = min(near, (top[:, 0] - top[:, 1]).min().item())
     return near
+
+# ----------------------------------------------------------------------------
+# the routers DynMoE is compared with: top-k, top-p and dense, all of them a softmax over the active experts
+
+def softmax_gate(x, W, m, cfg):
+    # x (N, C), W (E, C), m (E) -> probabilities p, choice S in {0, 1}, weights w, all (N, E), and the margin
+    #   top-k  the K largest p (K is cut to the active experts)    w = p (K = 1: Switch), p / sum_S p (K > 1: GShard)
+    #   top-p  the largest p until their sum is >= P, at least one          w = p
+    #   dense  all active experts                                           w = p
+    # The choice is a constant, the weights have their true gradient. Training and evaluation are the same.
+    z = (x @ W.T).masked_fill(m == 0, -math.inf)
+    p = torch.softmax(z, -1)
+    Ea = int(m.sum())
+    order = z.detach().sort(dim=-1, descending=True, stable=True)[1]    # ties: the lower index first; inactive ones last
+    largest = p.detach().gather(-1, order)
+    undecided = largest.cumsum(-1)[:, :Ea - 1] - cfg.topp               # after all Ea experts there is no choice left
+    if cfg.router == "top-p":
+        k = 1 + (undecided < 0).sum(-1, keepdim=True)
+    else:
+        k = torch.full((len(x), 1), min(cfg.topk, Ea) if cfg.router == "top-k" else Ea)
+    S = torch.zeros_like(p).scatter(-1, order, (torch.arange(len(m)) < k).to(p.dtype))
+    w = p * S
+    if cfg.router == "top-k" and cfg.topk > 1:
+        w = w / w.sum(-1, keepdim=True)
+    # how far the closest decision is from flipping: the last chosen against the first not chosen, in z for top-k, in p for
+    # top-p, where also each sum keeps its distance from P
+    v, some = z.detach().gather(-1, order) if cfg.router == "top-k" else largest, k[:, 0] < Ea
+    gap = v[some].gather(-1, k[some] - 1) - v[some].gather(-1, k[some])
+    near = torch.cat([gap.flatten(), undecided.abs().flatten()] if cfg.router == "top-p" else [gap.flatten()])
+    return p, S, w, near.min().item() if len(near) else math.inf
+
+def softmax_losses(W, m, p, S, cfg):
+    # p, S (N, E) -> (diversity, simplicity, load balance, efficiency, entropy), not weighted
+    diversity, simplicity = row_losses(W, m)
+    Ea = int(m.sum())
+    n = {"top-k": min(cfg.topk, Ea), "top-p": 1, "dense": Ea}[cfg.router]
+    balance = Ea * (S.mean(0) * p.mean(0)).sum() / n    # share of the tokens, a constant, times mean probability
+    efficiency = S.sum() / S.numel()                    # mean k / E, a constant
+    q = p[p > 0]                                        # 0 log 0 = 0
+    entropy = -(q * q.log()).sum() / len(p)             # the dynamic loss of top-p: a sharp p needs few experts
+    return torch.stack([diversity, simplicity, balance, efficiency, entropy])
+
+# ----------------------------------------------------------------------------
+# the layer: a router, the experts it chooses, and the shared experts, which see every token
+
+def moe(x, P, h, m, cfg, training):
+    # x (N, C) -> y (N, C) and what an observer wants to see
+    W, w = P[h + "moe.gatew"], None
+    if cfg.router == "top-any":
+        c, g = gate(x, W, P[h + "moe.gateG"], m, cfg.scale)
+        k, s = g.detach().sum(-1), cfg.scale * c
+        near = margin(c.detach(), P[h + "moe.gateG"].detach(), m, k, training)
+        terms = aux_losses(W, m, g)
+        if not training:
+            g = top1_fallback(c, g, m)
+    else:
+        s, g, w, near = softmax_gate(x, W, m, cfg)
+        k = g.sum(-1)
+        terms = softmax_losses(W, m, s, g, cfg)
+    aux = (terms * torch.tensor(cfg.aux[:len(terms)], dtype=x.dtype)).sum()     # top-any has no entropy
+    out = experts(x, *[P[h + "moe." + n] for n in ("fcw", "fcb", "fcprojw", "fcprojb")])
+    routed = combine(g, out, cfg.kgrad) if w is None else torch.einsum("ne,nec->nc", w, out)
+    # shared experts of width H, side by side: one feed-forward layer of width shared * H
+    y = routed + mlp(x, P, h + "shared.") if cfg.shared else routed
+    size = routed.norm(dim=-1) if w is None else (w * out.norm(dim=-1)).sum(-1)      # for gate_terms
+    return y, SimpleNamespace(moe_in=x, moe_out=y, s=s.detach(), act=g.detach(), k=k, w=w, aux=aux, margin=near,
+                              size=size.detach())
 
 # ----------------------------------------------------------------------------
 # the model
@@ -308,26 +371,37 @@ def train(P, M, S, mask, cfg, X, Y):
 
 INTS = "T V Vp L NH C E B n_steps win_begin win_end".split()
 FLOATS = "lr beta1 beta2 eps wd aux_weight scale".split()
+OPTIONAL = "router topk topp shared H".split()
+ROUTERS = ("top-any", "top-k", "top-p", "dense")
 
 def parse_config(meta, path, ints=INTS, floats=FLOATS):
     try:
         cfg = SimpleNamespace(**{k: int(meta[k]) for k in ints}, **{k: float(meta[k]) for k in floats})
         cfg.moe_layers = [int(l) for l in meta["moe_layers"].split(",") if l]
         cfg.aux = [float(w) for w in meta.get("aux", "1,1,0,0").split(",")]
+        cfg.router, cfg.topp = meta.get("router", "top-any"), float(meta.get("topp", 0.4))
+        cfg.topk, cfg.shared, cfg.H = int(meta.get("topk", 1)), int(meta.get("shared", 0)), int(meta.get("H", 4 * cfg.C))
     except (KeyError, ValueError) as e:
         raise UserError("%s: metadata is missing or malformed: %s" % (path, e), "docs/formats.md lists the keys")
     cfg.kgrad = meta.get("kgrad", "normalised")
     cfg.decay = {k[6:]: float(v == "1") for k, v in meta.items() if k.startswith("decay/")}
     if (min([1] + [getattr(cfg, k) for k in ints if k not in ("E", "win_begin", "win_end")]) < 1 or cfg.C % cfg.NH
-            or cfg.Vp < cfg.V or bool(cfg.moe_layers) != (cfg.E > 0) or len(cfg.aux) != 4
-            or ("win_end" in ints and not 0 <= cfg.win_begin <= cfg.win_end < cfg.n_steps)
+            or cfg.Vp < cfg.V or bool(cfg.moe_layers) != (cfg.E > 0) or len(cfg.aux) not in (4, 5)
+            or ("win_end" in ints and not cfg.win_begin == cfg.win_end == -1        # -1: nothing is recorded, the pool stays
+                and (cfg.router != "top-any" or not 0 <= cfg.win_begin <= cfg.win_end < cfg.n_steps))
+            or cfg.router not in ROUTERS or min(cfg.topk, cfg.H, cfg.shared + 1) < 1 or not 0 < cfg.topp <= 1
             or any(l not in range(cfg.L) for l in cfg.moe_layers) or cfg.kgrad not in ("normalised", "detached")):
         raise UserError("%s: the metadata describes no model" % path, "compare it with docs/formats.md")
+    cfg.aux += [0.0] * (5 - len(cfg.aux))
     return cfg
 
 def parameter_shapes(cfg):
     # name -> shape, in the order of the forward pass; masks are not parameters
-    C, H, E = cfg.C, 4 * cfg.C, cfg.E
+    C, H, E = cfg.C, cfg.H, cfg.E
+
+    def ffn(h, width):
+        return {h + "fcw": (width, C), h + "fcb": (width,), h + "fcprojw": (C, width), h + "fcprojb": (C,)}
+
     s = {"wte": (cfg.Vp, C), "wpe": (cfg.T, C)}
     for l in range(cfg.L):
         h = "h.%d." % l
@@ -336,8 +410,9 @@ def parameter_shapes(cfg):
         if l in cfg.moe_layers:
             s.update({h + "moe.gatew": (E, C), h + "moe.gateG": (E,), h + "moe.fcw": (E, H, C),
                       h + "moe.fcb": (E, H), h + "moe.fcprojw": (E, C, H), h + "moe.fcprojb": (E, C)})
+            s.update(ffn(h + "shared.", cfg.shared * H) if cfg.shared else {})
         else:
-            s.update({h + "fcw": (H, C), h + "fcb": (H,), h + "fcprojw": (C, H), h + "fcprojb": (C,)})
+            s.update(ffn(h, 4 * C))
     s.update({"lnfw": (C,), "lnfb": (C,)})
     return s
 
@@ -354,6 +429,8 @@ def take(tensors, prefix, shapes, path, dtype, optional=False):
 
 def take_masks(tensors, prefix, cfg, path, dtype):
     masks = take(tensors, prefix, {"h.%d.moe.mask" % l: (cfg.E,) for l in cfg.moe_layers}, path, dtype)
+    if cfg.router != "top-any" and any(m.sum() == 0 for m in masks.values()):
+        raise UserError("%s: a layer without an active expert" % path, "only top-any works without one")
     return dict(zip(cfg.moe_layers, masks.values()))
 
 def run_fixture(tensors, cfg, path, dtype=torch.float64):
@@ -386,7 +463,10 @@ def run_fixture(tensors, cfg, path, dtype=torch.float64):
         h = "h.%d." % l
         for n in ("moe_in", "moe_out", "dmoe_out", "dmoe_in", "s", "act", "k", "aux"):
             R["exp/" + h + n] = getattr(o.layers[l], n)
-        R["exp/" + h + "RE"], R["exp/" + h + "RS"] = rec[l].RE, rec[l].RS
+        if cfg.router != "top-any":
+            R["exp/" + h + "w"] = o.layers[l].w
+        if cfg.win_end >= 0:
+            R["exp/" + h + "RE"], R["exp/" + h + "RS"] = rec[l].RE, rec[l].RS
         R["traj/" + h + "kmean"] = torch.stack([s.layers[l].k.mean() for s in steps])
         R["traj/" + h + "count"] = torch.stack([s.layers[l].act.sum(0) for s in steps])
         R["traj/" + h + "mask"] = torch.stack([s.mask[l] for s in steps] + [mask[l]])
@@ -403,8 +483,8 @@ def run_fixture(tensors, cfg, path, dtype=torch.float64):
 # r = SAFETY sqrt(K) eps32, K the longest sum in the model: rounding errors of K terms add up like
 # a random walk. With no other free constant:
 #   values, gradients      atol = r max|want|, rtol = r. The maximum is the typical size of the terms
-#                          that are summed. Where it is not: cosines 1, aux at least 1, gate gradients
-#                          at least their terms <dy, y>, which cancel (see gate_terms)
+#                          that are summed. Where it is not: cosines, probabilities and weights 1, aux at
+#                          least 1, gate gradients at least their terms <dy, y>, which cancel (see gate_terms)
 #   Adam moments           errors dg = r max|g| of the gradients, put through the recurrences of m and v
 #   parameters             first order of the Adam step, element by element:
 #                          dp += lr (dmhat / (sqrt(vhat) + eps) + |mhat| dsqrt / (sqrt(vhat) + eps)^2),
@@ -422,7 +502,13 @@ def gate_terms(n, o, cfg):
     if not n.endswith(("gatew", "gateG")):
         return 0.0
     i = o.layers[int(n.split(".")[1])]
-    return cfg.scale / 4 * ((i.dmoe_out ** 2).sum(-1) * (i.moe_out.detach() ** 2).sum(-1)).sum().sqrt().item()
+    terms = ((i.dmoe_out ** 2).sum(-1) * i.size ** 2).sum().sqrt().item()
+    if cfg.router == "top-any":
+        return cfg.scale / 4 * terms             # the slope of the sigmoid; x and W enter as directions
+    # softmax: dz_e = p_e (dp_e - sum_j p_j dp_j) and, if normalised, dp_e = (<dy, out_e> - sum_j w_j <dy, out_j>) / sum_S p.
+    # Every term that cancels there is at most |dy| sum_e w_e |out_e| (size: what is summed up in y, not y). dW_e = sum_n dz x,
+    # and x is not a direction but the output of a LayerNorm. G is not used: its gradient is 0, with no error.
+    return terms * i.moe_in.detach().abs().max().item() if n.endswith("gatew") else 0.0
 
 def adam_errors(run, cfg, r, dRS):
     # -> dm, dv, dp {name: tensor}, the errors that dg = r max|g| causes in n_steps
@@ -452,9 +538,9 @@ EXACT = ("act", "k", "mask", "count", "RE")     # whole numbers: a fixture keeps
 
 def tolerances(R, run, cfg):
     # -> atol {FULLNAME: number or, for some of post/, an array}, and the one rtol
-    r = SAFETY * math.sqrt(max(4 * cfg.C, cfg.B * cfg.T, cfg.V)) * EPS32
+    r = SAFETY * math.sqrt(max(4 * cfg.C, cfg.H, cfg.shared * cfg.H, cfg.B * cfg.T, cfg.V)) * EPS32
     size = {n: t.abs().max().item() for n, t in R.items() if t.numel()}
-    dRS = {l: r * size["exp/h.%d.RS" % l] for l in cfg.moe_layers}
+    dRS = {l: r * size.get("exp/h.%d.RS" % l, 0.0) for l in cfg.moe_layers}
     dm, dv, dp = adam_errors(run, cfg, r, dRS)
     dloss = math.sqrt(sum(((run.steps[0].grads[n] * dp[n]) ** 2).sum().item() for n in dp))
     rng = np.random.RandomState(0)
@@ -477,7 +563,7 @@ def tolerances(R, run, cfg):
             a = adam[group][n]
             atol[full] = a if group == "post" and a.max() >= cfg.lr / 50 else a.max().item()
         else:
-            floor = {"s": cfg.scale, "aux": 1.0}.get(last, gate_terms(n, run.steps[0], cfg) if group == "grad" else 0.0)
+            floor = {"s": cfg.scale, "w": 1.0, "aux": 1.0}.get(last, gate_terms(n, run.steps[0], cfg) if group == "grad" else 0.0)
             atol[full] = r * max(size[full], floor) + later.get(full, 0.0)
     return atol, r
 
@@ -488,7 +574,11 @@ BASE = dict(T=8, V=19, Vp=32, L=2, NH=2, C=8, B=3, n_steps=6, win_begin=1, win_e
             beta2=0.95, eps=1e-8, wd=0.1, aux_weight=0.01, aux="1,1,0,0", scale=1.0, kgrad="normalised")
 HIGH = 2.0  # a threshold that no cosine reaches
 
-# mask, G: the start, for each MoE layer. then: the mask after training, which shows the events.
+# Of the routers and of shared experts: as small as they can be. G is no part of a softmax router, so it is not 0 here.
+SMALL = dict(T=5, V=16, Vp=16, L=1, B=2, n_steps=3, win_begin=-1, win_end=-1, moe=[0], small=True)
+
+# mask, G: the start, for each MoE layer. then: the mask after training, which shows the events. ks: numbers of
+# experts per token that must occur in step 0, in the first MoE layer.
 CASES = [
     dict(name="normalised", seed=901, moe=[1], E=5,               # removes 4, adds 2
          mask=[[1, 1, 0, 1, 1]], G=[[0, .1, 0, .2, HIGH]], then=[[1, 1, 1, 1, 0]]),
@@ -505,6 +595,16 @@ CASES = [
          mask=[[1, 1, 1]], G=[[.2, .2, .2]], then=[[1, 1, 1]]),
     dict(name="moments", seed=100, moe=[0], E=5, moments=True,
          mask=[[1, 0, 1, 1, 0]], G=[[-.602, 0, .637, .35, 0]], then=[[1, 1, 1, 1, 0]]),
+    dict(SMALL, name="switch", seed=4307, E=4, H=5, router="top-k", topk=1, aux="0,0,1,0,0.5",
+         mask=[[1, 1, 1, 1]], G=[[.1, -.2, .3, HIGH]], then=[[1, 1, 1, 1]], ks={1}),
+    dict(SMALL, name="topk", seed=4490, C=4, L=3, moe=[0, 2], E=4, H=6, shared=1, router="top-k", topk=2, aux="1,0.5,1,1,0.5",
+         T=4, mask=[[1, 1, 0, 1], [0, 0, 1, 0]], G=[[.1, -.2, .3, HIGH]] * 2, then=[[1, 1, 0, 1], [0, 0, 1, 0]], ks={2}),
+    dict(SMALL, name="topp", seed=4364, E=4, H=6, router="top-p", topp=0.6, aux="0,0,1,0,1",
+         mask=[[1, 1, 1, 1]], G=[[.1, -.2, .3, HIGH]], then=[[1, 1, 1, 1]], ks={1, 2, 3}),
+    dict(SMALL, name="mixture", seed=4308, E=3, H=6, router="dense", aux="0,1,1,0,0.5",
+         mask=[[1, 1, 1]], G=[[.1, -.2, HIGH]], then=[[1, 1, 1]], ks={3}),
+    dict(SMALL, name="shared", seed=4379, E=3, H=10, shared=2, n_steps=4, win_begin=1, win_end=2,
+         mask=[[1, 1, 0]], G=[[0, .2, 0]], then=[[1, 1, 1]], ks={0, 1, 2}),
 ]
 
 def random_start(case, cfg, rng):
@@ -534,6 +634,7 @@ def make_case(case):
     c = dict(BASE, **case)
     meta = {k: str(c[k]) for k in INTS if k in c}
     meta.update({k: repr(float(np.float32(c[k]))) for k in FLOATS})     # what a C float holds
+    meta.update({k: repr(float(np.float32(c[k]))) if k == "topp" else str(c[k]) for k in OPTIONAL if k in c})
     meta.update(format="dynmoe-fixture 1", policy="skip", decay="2d", aux=c["aux"], kgrad=c["kgrad"],
                 moe_layers=",".join(str(l) for l in c["moe"]))
     cfg = parse_config(meta, c["name"])
@@ -551,7 +652,11 @@ def make_case(case):
         assert run.rec[0].RE[2] == 1 and run.steps[2].layers[0].act[:, 2].sum() == 1
         assert run.rec[0].unrouted == 1 and (run.steps[1].layers[0].k == 0).sum() == 1
 
+    assert c.get("ks", set()) <= set(run.steps[0].layers[c["moe"][0]].k.int().tolist() if c["moe"] else []), c["name"]
     atol, r = tolerances(R, run, cfg)
+    if c.get("small"):                           # AdamW on the other tensors is seen in the other fixtures
+        R = {n: t for n, t in R.items() if not n.startswith("post") or n.startswith("posteval/")
+             or n.split(".")[-1] in ("gatew", "gateG", "mask") or ".shared." in n}
     kinds = {"act": np.uint8, "k": np.int32, "mask": np.int32, "count": np.int64}
     for full, want in R.items():
         a, last = want.reshape(-1).numpy() if want.dim() == 0 else want.numpy(), full.split("/")[-1].split(".")[-1]
@@ -689,7 +794,8 @@ def load_checkpoint(args):
     if meta.get("format") != "dynmoe-checkpoint 1":
         raise UserError("%s: not a checkpoint" % args.ckpt, "its metadata has format = dynmoe-checkpoint 1")
     ints = "L NH C T V Vp E".split()
-    cfg = parse_config({k: meta[k] for k in ints + ["moe_layers", "scale"] if k in meta}, args.ckpt, ints, ["scale"])
+    keys = ints + ["moe_layers", "scale"] + OPTIONAL
+    cfg = parse_config({k: meta[k] for k in keys if k in meta}, args.ckpt, ints, ["scale"])
     shapes = parameter_shapes(cfg)
     for n in tensors:
         if n.startswith("h.") and n not in shapes and not n.endswith(".moe.mask"):
@@ -738,6 +844,42 @@ def generate(args):
     return 0
 
 # ----------------------------------------------------------------------------
+# a GPT-2 file as it is published, small and random, and what the model computes: for tests of a reader
+
+PUBLISHED = dict(wte="wte.weight", wpe="wpe.weight", ln1w="ln_1.weight", ln1b="ln_1.bias", qkvw="attn.c_attn.weight",
+                 qkvb="attn.c_attn.bias", attprojw="attn.c_proj.weight", attprojb="attn.c_proj.bias", ln2w="ln_2.weight",
+                 ln2b="ln_2.bias", fcw="mlp.c_fc.weight", fcb="mlp.c_fc.bias", fcprojw="mlp.c_proj.weight",
+                 fcprojb="mlp.c_proj.bias", lnfw="ln_f.weight", lnfb="ln_f.bias")
+HEAD_SIZE = 64      # of every published GPT-2, whose file does not say how many heads there are
+
+def gpt2(args):
+    stem, ext = os.path.splitext(args.out)
+    if args.c % HEAD_SIZE or min(args.c, args.layers, args.t, args.v) < 1 or args.seed < 0 or ext != ".safetensors":
+        raise UserError("no such GPT-2", "channels in steps of %d, sizes from 1, a name that ends in .safetensors" % HEAD_SIZE)
+    meta = dict(L=args.layers, NH=args.c // HEAD_SIZE, C=args.c, T=args.t, V=args.v, Vp=args.v, E=0, moe_layers="")
+    cfg = parse_config(meta, args.out, "L NH C T V Vp E".split(), [])
+    cfg.aux_weight = 0.0
+    rng, P, file, prefix = np.random.RandomState(args.seed), {}, {}, "transformer." if args.prefix else ""
+    for n, shape in parameter_shapes(cfg).items():
+        h, last = n[:n.rfind(".") + 1], n.split(".")[-1]
+        # far from where training starts, so that the loss is not log V and every bias and order matters
+        a = (0.2 * rng.randn(*shape) + (last in ("ln1w", "ln2w", "lnfw"))).astype(np.float32)
+        P[n] = torch.tensor(a, dtype=torch.float64)
+        # y = x W + b there: a linear weight is stored (in, out)
+        file[prefix + h + PUBLISHED[last]] = a.T if last in ("qkvw", "attprojw", "fcw", "fcprojw") else a
+    for l in range(cfg.L):      # a buffer, the causal mask: in the file, no parameter
+        file[prefix + "h.%d.attn.bias" % l] = np.tril(np.ones((1, 1, cfg.T, cfg.T), np.float32))
+    text = rng.randint(0, cfg.V, (2, cfg.T + 1)).astype(np.int32)
+    x, y = text[:, :-1], text[:, 1:]
+    with torch.no_grad():
+        o = forward(P, {}, cfg, torch.tensor(x, dtype=torch.int64), torch.tensor(y, dtype=torch.int64), training=False)
+    write_safetensors(args.out, file, {"format": "pt"})
+    write_safetensors(stem + ".expected.safetensors", {"tokens": x, "targets": y, "loss": o.ce.reshape(1).numpy(),
+                      "logits": o.logits.numpy()}, {"format": "dynmoe-logits 1"})
+    print("%s: %d layers, %d heads, loss %.4f, log V %.4f" % (args.out, cfg.L, cfg.NH, o.ce, math.log(cfg.V)))
+    return 0
+
+# ----------------------------------------------------------------------------
 # main
 
 def main():
@@ -762,6 +904,12 @@ def main():
         p.add_argument("--out", help="write logits and open gates to this safetensors file")
         p.add_argument("--compare", help="compare with the logits in this safetensors file")
         p.add_argument("--tol", type=float, default=1e-3, help="largest difference allowed with --compare")
+    p = sub.add_parser("gpt2", help="write a random GPT-2 in the published layout, and FILE.expected.safetensors")
+    p.add_argument("out", help="FILE.safetensors")
+    for name, default in (("seed", 0), ("c", 64), ("layers", 2), ("t", 16), ("v", 256)):
+        p.add_argument("--" + name, type=int, default=default, help="default %d" % default)
+    p.add_argument("--prefix", action="store_true", help="every name starts with transformer.")
+    p.set_defaults(run=gpt2)
     args = parser.parse_args()
     try:
         return args.run(args)
