@@ -79,7 +79,7 @@ __attribute__((noreturn, format(printf, 3, 4))) void stop(int code, const char* 
 
 void* alloc_zeroed(size_t n, size_t size, const char* what) { // n items of the given size, or one clear line
     void* p = calloc(n ? n : 1, size);
-    require(p, "lower --batch, --context, --channels or --experts", "no memory for %s (%.1f MB)", what, 1e-6 * (double)n * (double)size);
+    require(p, "lower --batch, --context, --channels or --experts", "no memory for %s (%.1f MB)", what, 1e-6 * (double)n * size);
     return p;
 }
 
@@ -1279,7 +1279,7 @@ double gpt2_grad_norm(const GPT2* model) {
         sums[i] = sum;
     }
     for (int i = 0; i < model->n_tensors; i++) {
-        require(isfinite(sums[i]), "lower --lr, or look at the last lines of log.jsonl", "step %d: the gradient of %s is not finite",
+        require(isfinite(sums[i]), "lower --lr; the last checkpoint is whole", "step %d: the gradient of %s is not finite",
                 model->step, model->table[i].name);
         total += sums[i];
     }
@@ -1295,13 +1295,13 @@ void gpt2_stop_not_finite(const GPT2* model) {
         int C = model->config.C, width[] = {C, C, 3 * C, C, C, C, C, C, model->config.Vp}, after = l == model->config.L;
         for (int i = after ? 6 : 0; i < (after ? 9 : 6); i++) {
             for (size_t j = 0; j < (size_t)model->B * model->T * width[i]; j++) {
-                require(isfinite(x[i][j]), "lower --lr, or look at the last lines of log.jsonl; the last checkpoint is whole",
+                require(isfinite(x[i][j]), "lower --lr; the last checkpoint is whole",
                         "step %d: the loss is not finite; first in %s of %s %d", model->step, names[i],
                         after ? "what follows layer" : "layer", after ? l - 1 : l);
             }
         }
     }
-    die("lower --lr, or look at the last lines of log.jsonl", "step %d: the loss is not finite", model->step);
+    die("lower --lr; the last checkpoint is whole", "step %d: the loss is not finite", model->step);
 }
 
 void adamw(float* p, const float* g, float* m, float* v, size_t n, float lr, float beta1, float beta2, float eps, float decay,
@@ -1901,13 +1901,14 @@ Config config_make(const Settings* s, int V, const SafeFile* f) {
     }
     file = c;
     const SafeFile* m = moe > 0 ? f : NULL; // the file of the DynMoE layers, if it has any
+    const char* router = m == NULL ? s->router : safetensors_meta(m, "router") ? meta_text(m, "router") : "top-any";
     c.E = m ? meta_int(m, "E", 1, MAX_EXPERTS) : s->experts;
     c.H = m ? meta_int_or(m, "H", 1, 262144, 4 * c.C) : s->expert_width > 0 ? s->expert_width : 4 * c.C;
     c.S = m ? meta_int_or(m, "shared", 0, 64, 0) : s->shared_experts;
     c.topk = m ? meta_int_or(m, "topk", 1, MAX_EXPERTS, 1) : s->topk;
     c.tau = m ? strtof(meta_text(m, "scale"), NULL) : s->gate_scale;
     c.topp = m && safetensors_meta(m, "topp") ? strtof(meta_text(m, "topp"), NULL) : s->topp;
-    c.router = choice("--router", m && safetensors_meta(m, "router") ? meta_text(m, "router") : m ? "top-any" : s->router, router_names, 4);
+    c.router = choice("--router", router, router_names, 4);
     c.normalised = choice("--kgrad", s->kgrad, kgrads, 2);
     c.train_fallback = s->train_fallback;
     const float weights[N_AUX] = {s->aux_diversity, s->aux_simplicity, s->aux_balance, s->aux_efficiency, s->aux_entropy};
@@ -1924,8 +1925,8 @@ Config config_make(const Settings* s, int V, const SafeFile* f) {
     require_usage(m || moe == 0 || c.router != TOP_ANY || (s->start_experts <= c.E && s->min_experts <= c.E), NULL,
                   "--start-experts or --min-experts is above --experts %d", c.E);
     require_usage(c.router != TOP_K || c.topk <= c.E, NULL, "--topk %d: there are %d experts", c.topk, c.E);
-    require_usage(c.aux_weight[c.router == TOP_ANY ? ENTROPY : EFFICIENCY] == 0.0f, "efficiency is of top-any, entropy of the others",
-                  "--router %s has no %s loss", router_names[c.router], c.router == TOP_ANY ? "entropy" : "efficiency");
+    require_usage(c.aux_weight[c.router == TOP_ANY ? ENTROPY : EFFICIENCY] == 0.0f, "leave its --aux flag out",
+                  "--router %s has no %s loss", router, c.router == TOP_ANY ? "entropy" : "efficiency");
     if (moe == 0) { c.E = c.S = 0; } // a plain GPT-2
     return c;
 }
@@ -1978,8 +1979,8 @@ void checkpoint_save(GPT2* model, const Progress* p, const char* path) {
     moe_layers_print(list, c);
     fprintf(f, "\"format\":\"dynmoe-checkpoint 1\",\"model\":\"gpt2\",\"L\":\"%d\",\"NH\":\"%d\",\"C\":\"%d\",", c->L, c->NH, c->C);
     fprintf(f, "\"T\":\"%d\",\"V\":\"%d\",\"Vp\":\"%d\",\"E\":\"%d\",\"scale\":\"%.9g\",", c->T, c->V, c->Vp, c->E, (double)c->tau);
-    fprintf(f, "\"router\":\"%s\",\"topk\":\"%d\",\"topp\":\"%.9g\",\"shared\":\"%d\",\"H\":\"%d\",", router_names[c->router], c->topk,
-            (double)c->topp, c->S, c->H);
+    fprintf(f, "\"router\":\"%s\",\"topk\":\"%d\",\"topp\":\"%.9g\",\"shared\":\"%d\",\"H\":\"%d\",", router_names[c->router],
+            c->topk, (double)c->topp, c->S, c->H);
     fprintf(f, "\"moe_layers\":\"%s\",\"step\":\"%d\",\"best_val\":\"%.9g\",", list, p->step, (double)p->best_val);
     fprintf(f, "\"rng_data\":\"%" PRIu64 "\",\"rng_sample\":\"%" PRIu64 "\",", p->rng_data, p->rng_sample);
     fprintf(f, "\"recording\":\"%d\"", model->recording);
@@ -2072,7 +2073,7 @@ void weights_load(GPT2* model, const SafeFile* f, int start_experts, float thres
                 "%s: tensor %s has another dtype or shape than the model", f->path, found->name);
         for (size_t e = 0; e < (size_t)copies; e++) {
             if (!transposed) { memcpy(p + e * (found->bytes / 4), found->data, found->bytes); continue; }
-            for (size_t j = 0; j < a * b; j++) { memcpy(p + e * a * b + j, found->data + 4 * (j % b * a + j / b), 4); } // (b, a) -> (a, b)
+            for (size_t j = 0; j < a * b; j++) { memcpy(p + e * a * b + j, found->data + 4 * (j % b * a + j / b), 4); }
         }
     }
     for (int l = 0; l < c->L; l++) {
@@ -2118,13 +2119,13 @@ Data data_open(const char* pattern) { // a file, or a pattern like 'shards/train
     glob_t g;
     memset(&g, 0, sizeof g);
     int single = access(pattern, F_OK) == 0; // a file may have * in its name
-    require(single || glob(pattern, 0, NULL, &g) == 0, "check the path; make data writes the default text, data/languages_train.txt",
-            "%s: no such file", pattern);
+    require(single || glob(pattern, 0, NULL, &g) == 0,
+            "check the path; make data writes the default text, data/languages_train.txt", "%s: no such file", pattern);
     d.width = is_bin(single ? pattern : g.gl_pathv[0]) ? 2 : 1;
     for (size_t i = 0; i < (single ? 1 : g.gl_pathc); i++) {
         const char* path = single ? pattern : g.gl_pathv[i];
-        require(is_bin(path) == (d.width == 2), "give all files as .bin, or none", "%s: not of the kind of the first file of %s", path,
-                pattern);
+        require(is_bin(path) == (d.width == 2), "give all files as .bin, or none", "%s: not of the kind of the first file of %s",
+                path, pattern);
         data_add(&d, path);
     }
     globfree(&g);
@@ -2157,7 +2158,8 @@ void data_read(const Data* d, size_t place, int stride, int* x, int* y, int T, i
     for (int t = 0; t <= T; t++) {
         size_t i = place * (size_t)stride + (size_t)t;
         int token = d->width == 1 ? s->bytes[i] : s->bytes[2 * i] | s->bytes[2 * i + 1] << 8;
-        require(token < V, "give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d", d->path, token, i, V);
+        require(token < V, "give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d", d->path, token, i,
+                V);
         if (t < T) { x[t] = token; }
         if (t > 0) { y[t - 1] = token; }
     }
@@ -2178,7 +2180,7 @@ typedef struct { char* bytes; size_t* at; int n; } Vocabulary; // token i: bytes
 int letter_byte(const unsigned char** p, const unsigned char* end) {
     // vocab.bpe writes every byte as one letter: printable ones as themselves (Latin-1), the i-th other as U+0100 + i
     int c = *(*p)++;
-    if (c >= 0x80) { c = (c & 0xE0) == 0xC0 && *p < end ? (c & 31) << 6 | (*(*p)++ & 63) : 256 + 99; }
+    if (c >= 0x80) { c = (c & 0xE0) == 0xC0 && *p < end && **p >> 6 == 2 ? (c & 31) << 6 | (*(*p)++ & 63) : 999; }
     if (c < 256) { return c; }
     c -= 256;
     return c < 33 ? c : c == 33 ? 127 : c < 67 ? 94 + c : c == 67 ? 173 : -1;
@@ -2435,7 +2437,7 @@ void continue_text(GPT2* model, const Settings* s, const char* prompt, uint64_t*
     int* tokens = (int*)alloc_zeroed((size_t)total, sizeof(int), "the text");
     for (int i = 0; i < n; i++) {
         const unsigned char* b = file.n > 0 ? file.shard[0].bytes + 2 * (size_t)i : NULL;
-        tokens[i] = b != NULL ? b[0] | b[1] << 8 : bpe ? model->config.V - 1 : (unsigned char)prompt[i]; // the last: start of a text
+        tokens[i] = b != NULL ? b[0] | b[1] << 8 : bpe ? model->config.V - 1 : (unsigned char)prompt[i]; // V - 1 starts a text
         require(tokens[i] < model->config.V, "give tokens of the model's vocabulary", "%s: token %d at %d", prompt, tokens[i], i);
     }
     if (*s->tokenizer) { v = vocabulary_open(s->tokenizer); }
@@ -2581,7 +2583,8 @@ void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Pr
     }
     if (p->step < s->steps) {
         checkpoint_save(model, p, path);
-        printf("%s at step %d: %s saved; --resume it to go on\n", stop_signal == SIGINT ? "interrupted" : "terminated", p->step, path);
+        printf("step %d: %s by a signal; %s: saved, --resume it to go on\n", p->step,
+               stop_signal == SIGINT ? "interrupted" : "terminated", path);
         fprintf(log, "{\"type\":\"stop\",\"step\":%d", p->step);
         log_end(log);
         free(x); free(r);
@@ -2615,7 +2618,7 @@ double memory_available(void) { // bytes that this process may still take; 0: th
     double kilobytes = 0.0;
     struct rlimit limit;
     FILE* f = fopen("/proc/meminfo", "r");
-    while (f != NULL && kilobytes == 0.0 && fgets(line, sizeof line, f) != NULL) { sscanf(line, "MemAvailable: %lf kB", &kilobytes); }
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) { sscanf(line, "MemAvailable: %lf kB", &kilobytes); }
     if (f != NULL) { fclose(f); }
     double bytes = 1024.0 * kilobytes;
     int limited = getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
@@ -2656,27 +2659,31 @@ double print_plan(const GPT2* model, const Settings* s, const Data* data, const 
     for (int i = 0; i < data->n; i++) { tokens += (double)data->shard[i].n; }
     for (int i = 0; i < val->n; i++) { val_tokens += (double)val->shard[i].n; }
     Cost k1 = cost_at(model, 1, N, training), k2 = cost_at(model, 2, N, training), all = cost_at(model, k3, N, training);
+    double M = 1e-6, held = (training ? 16.0 : 4.0) * (double)model->n_params, kept = (double)model->act_bytes;
     printf("train_gpt2_dynmoe, commit %s, on %s, %d threads, matrices by %s\n", COMMIT, cpu, threads_count(), BLAS_NAME);
-    printf("data     %s: %.3f million tokens; validation: %.3f million of %s\n", data->path, 1e-6 * tokens, 1e-6 * val_tokens,
+    printf("data     %s: %.3f million tokens; validation: %.3f million of %s\n", data->path, M * tokens, M * val_tokens,
            *s->val ? s->val : "its end");
-    printf("model    %d layers (%d DynMoE, pool of %d experts, %s%s), %d heads, %d channels, context %d, vocabulary %d\n", c->L, moe,
-           c->E, router_names[c->router], c->S > 0 ? ", shared experts" : "", c->NH, c->C, c->T, c->V);
-    printf("size     %.3f million parameters", 1e-6 * (double)model->n_params);
-    if (moe > 0) { printf("; a token uses %.3f million at k = 1, %.3f at 2, %.3f at %d", 1e-6 * k1.parameters, 1e-6 * k2.parameters, 1e-6 * all.parameters, k3); }
-    printf("\nforward  %.2f MFLOP for a token", 1e-6 * k1.flop);
-    if (moe > 0) { printf(" at k = 1, %.2f at 2, %.2f at %d", 1e-6 * k2.flop, 1e-6 * all.flop, k3); }
-    printf("; backward twice that\n");
-    double fixed = (training ? 16.0 : 4.0) * (double)model->n_params + (double)model->act_bytes;
-    printf("memory   %s %.1f MB; activations %.1f MB", training ? "parameters, gradients, moments" : "parameters",
-           1e-6 * (fixed - (double)model->act_bytes), 1e-6 * (double)model->act_bytes);
-    if (moe > 0) { printf("; routed rows %.1f MB at k = 1, %.1f at 2, %.1f at %d", 1e-6 * k1.rows, 1e-6 * k2.rows, 1e-6 * all.rows, k3); }
-    printf("\nrun      %d steps of %d x %d x %d tokens, seed %d; log: %s/log.jsonl\n", s->steps, s->accum, s->batch, c->T, s->seed, s->out);
-    return fixed + k1.rows;
+    printf("model    %d layers", c->L);
+    if (moe > 0) { printf(" (%d DynMoE, %s, pool of %d experts", moe, router_names[c->router], c->E); }
+    if (c->S > 0) { printf(", %d shared", c->S); }
+    printf("%s, %d heads, %d channels, context %d, vocabulary %d\n", moe > 0 ? ")" : "", c->NH, c->C, c->T, c->V);
+    printf("size     %.3f million parameters", M * (double)model->n_params);
+    if (moe > 0) {
+        printf("; a token uses %.3f at k = 1, %.3f at 2, %.3f at %d", M * k1.parameters, M * k2.parameters, M * all.parameters, k3);
+    }
+    printf("\nforward  %.2f MFLOP for a token", M * k1.flop);
+    if (moe > 0) { printf(" at k = 1, %.2f at 2, %.2f at %d", M * k2.flop, M * all.flop, k3); }
+    printf("; backward twice that\nmemory   %s %.1f MB; activations %.1f MB",
+           training ? "parameters, gradients, moments" : "parameters", M * held, M * kept);
+    if (moe > 0) { printf("; routed rows %.1f MB at k = 1, %.1f at 2, %.1f at %d", M * k1.rows, M * k2.rows, M * all.rows, k3); }
+    printf("\nrun      %d steps of %d x %d x %d tokens, seed %d; log: %s/log.jsonl\n", s->steps, s->accum, s->batch, c->T, s->seed,
+           s->out);
+    return held + kept + k1.rows;
 }
 
 void print_time(const GPT2* model, const Settings* s) { // of a dry run
-    double k = model->config.router == TOP_K ? model->config.topk : 2.0, speed = matmul_speed(s->batch * model->config.T, model->config.C);
-    double flop = 3.0 * cost_at(model, k, 0, 1).flop * s->steps * s->accum * s->batch * model->config.T;
+    double N = (double)s->batch * model->config.T, k = model->config.router == TOP_K ? model->config.topk : 2.0;
+    double flop = 3.0 * cost_at(model, k, 0, 1).flop * s->steps * s->accum * N, speed = matmul_speed((int)N, model->config.C);
     printf("time     at least %.0f s at k = %.0f: %.3g FLOP at %.1f GFLOP/s, measured on this machine's matrix product just now\n",
            flop / speed, k, flop, 1e-9 * speed);
 }
@@ -2685,8 +2692,8 @@ void log_run(FILE* log, const GPT2* model, const char* cpu) { // the first recor
     fprintf(log, "{\"type\":\"run\",\"version\":1,\"program\":\"train_gpt2_dynmoe.c\",\"commit\":\"%s\",\"threads\":%d,", COMMIT,
             threads_count());
     Cost k0 = cost_at(model, 0, 0, 1), k1 = cost_at(model, 1, 0, 1); // both are linear in k
-    fprintf(log, "\"blas\":\"%s\",\"parameters\":%zu,\"used\":[%.0f,%.0f],\"flop\":[%.0f,%.0f],\"machine\":", BLAS_NAME, model->n_params,
-            k0.parameters, k1.parameters - k0.parameters, k0.flop, k1.flop - k0.flop);
+    fprintf(log, "\"blas\":\"%s\",\"parameters\":%zu,\"used\":[%.0f,%.0f],\"flop\":[%.0f,%.0f],\"machine\":", BLAS_NAME,
+            model->n_params, k0.parameters, k1.parameters - k0.parameters, k0.flop, k1.flop - k0.flop);
     json_print(log, cpu);
     fprintf(log, ",\"flags\":{");
     for (int i = 0; i < N_FLAGS; i++) {
@@ -2715,7 +2722,8 @@ int main(int argc, char** argv) {
                   "--window %d: must be less than half of --period %d", s.window, s.period);
     require_usage(training || *from, "train first: make train", "--eval-only and --prompt need --init FILE");
     if (!*s.prompt) {
-        require_usage(*s.data, "any text file; make data writes the default one, data/languages_train.txt", "--data FILE is missing");
+        require_usage(*s.data, "any text file; make data writes the default one, data/languages_train.txt",
+                      "--data FILE is missing");
         data = data_open(s.data);
         val = *s.val ? data_open(s.val) : data_split(&data);
         require_usage(val.width == data.width, "give both as text or both as .bin", "--val %s: not of the kind of --data", s.val);
@@ -2724,8 +2732,8 @@ int main(int argc, char** argv) {
     if (*from) { file = safetensors_open(from); }
     Config config = config_make(&s, V, *from ? &file : NULL);
     int start_experts = config.router == TOP_ANY ? s.start_experts : config.E; // softmax routers use the whole pool
-    require_usage(*s.prompt || config.V == V, "give data of the kind it was trained on", "%s: its vocabulary of %d does not fit %s", from,
-                  config.V, s.data);
+    require(*s.prompt || config.V == V, "give data of the kind it was trained on", "%s: its vocabulary of %d does not fit %s",
+            from, config.V, s.data);
     require_usage(!*s.prompt || config.V == 256 || is_bin(s.prompt), "data/tokenize makes a token file (.bin) from text",
                   "--prompt %s: the model reads BPE tokens", s.prompt);
     s.context = config.T;

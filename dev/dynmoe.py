@@ -854,9 +854,11 @@ HEAD_SIZE = 64      # of every published GPT-2, whose file does not say how many
 
 def gpt2(args):
     stem, ext = os.path.splitext(args.out)
-    if args.c % HEAD_SIZE or min(args.c, args.layers, args.t, args.v) < 1 or args.seed < 0 or ext != ".safetensors":
-        raise UserError("no such GPT-2", "channels in steps of %d, sizes from 1, a name that ends in .safetensors" % HEAD_SIZE)
-    meta = dict(L=args.layers, NH=args.c // HEAD_SIZE, C=args.c, T=args.t, V=args.v, Vp=args.v, E=0, moe_layers="")
+    heads = args.heads or args.c // HEAD_SIZE
+    if heads < 1 or args.c % heads or min(args.c, args.layers, args.t, args.v) < 1 or args.seed < 0 or ext != ".safetensors":
+        raise UserError("no such GPT-2", "channels that divide into --heads, or in steps of %d; a name that ends in .safetensors"
+                        % HEAD_SIZE)
+    meta = dict(L=args.layers, NH=heads, C=args.c, T=args.t, V=args.v, Vp=args.v, E=0, moe_layers="")
     cfg = parse_config(meta, args.out, "L NH C T V Vp E".split(), [])
     cfg.aux_weight = 0.0
     rng, P, file, prefix = np.random.RandomState(args.seed), {}, {}, "transformer." if args.prefix else ""
@@ -908,6 +910,7 @@ def main():
     p.add_argument("out", help="FILE.safetensors")
     for name, default in (("seed", 0), ("c", 64), ("layers", 2), ("t", 16), ("v", 256)):
         p.add_argument("--" + name, type=int, default=default, help="default %d" % default)
+    p.add_argument("--heads", type=int, default=0, help="default: channels / %d, as in every published GPT-2" % HEAD_SIZE)
     p.add_argument("--prefix", action="store_true", help="every name starts with transformer.")
     p.set_defaults(run=gpt2)
     args = parser.parse_args()

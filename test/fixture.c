@@ -168,8 +168,9 @@ static void run_step0(const int* x, const int* y, int B, int T) { // groups exp 
             double layer_aux = aux_enabled(l);
             compare_gates("exp", l, N);
             compare(in("exp", "h.%d.aux", l), &layer_aux, 1);
-            compare_f(in("exp", "h.%d.s", l), a->score, N * (size_t)E, model.config.router == TOP_ANY ? (double)model.config.tau : 1.0);
-            if (model.config.router != TOP_ANY) { compare_f(in("exp", "h.%d.w", l), a->weight, N * (size_t)E, 1.0); }
+            int top_any = model.config.router == TOP_ANY;
+            compare_f(in("exp", "h.%d.s", l), a->score, N * (size_t)E, top_any ? (double)model.config.tau : 1.0);
+            if (!top_any) { compare_f(in("exp", "h.%d.w", l), a->weight, N * (size_t)E, 1.0); }
             compare_f(in("exp", "h.%d.moe_in", l), a->ln2, NC, 1.0);
             combine_forward(out, a->out, a->row_of, a->weight, (int)N, C, E);
             if (model.config.S > 0) { residual_forward(out, out, a->sout, NC); }
@@ -375,8 +376,8 @@ static void run_text(const char* path) {
     #define FLOATS(count) (float*)alloc_zeroed((count), sizeof(float), "a gate")
     #define INTS(count) (int*)alloc_zeroed((count), sizeof(int), "a gate")
     int *open = INTS(rows), *k = INTS((size_t)S), *row_of = INTS(rows), *row_token = INTS(rows);
-    float *cosine = FLOATS(rows), *dgate = FLOATS(rows), *weight = FLOATS(rows), *xr = FLOATS(rows * D), *pre = FLOATS(rows * H), *act = FLOATS(rows * H),
-          *out = FLOATS(rows * D), *y = FLOATS((size_t)S * D);
+    float *cosine = FLOATS(rows), *dgate = FLOATS(rows), *weight = FLOATS(rows), *xr = FLOATS(rows * D),
+          *pre = FLOATS(rows * H), *act = FLOATS(rows * H), *out = FLOATS(rows * D), *y = FLOATS((size_t)S * D);
     float *dy = FLOATS((size_t)S * D), *dout = FLOATS(rows * D), *dpre = FLOATS(rows * H), *as_float = FLOATS(rows);
     for (int e = 0; e < E; e++) { mask[e] = mask_f[e] > 0.5f; whole[e] = 1; }
     gate_forward(open, k, cosine, xnorm, wnorm, x, W, G, mask, 1, S, D, E);

@@ -57,7 +57,7 @@ refuses 2 "--lr inf: expected" --lr inf
 refuses 2 "--beta1 1: expected" --beta1 1
 refuses 2 "--gate-scale 0: expected" --gate-scale 0
 refuses 2 "--log-every 0: expected" --log-every 0
-refuses 2 "--preset mine: no such preset" --data text.txt --preset mine
+refuses 2 "--preset mine: expected default, paper or authors" --data text.txt --preset mine
 refuses 2 "--kgrad both: expected detached or normalised" --data text.txt --kgrad both
 refuses 2 "--expert-init zero: expected" --data text.txt --expert-init zero
 refuses 2 "do not divide" --data text.txt --channels 10 --heads 3

@@ -1,9 +1,9 @@
 /*
-Unit tests of train_gpt2_dynmoe.c in five groups: the layers of a GPT-2, the DynMoE layer, the model, the adaptive process,
-training and files. What float64 PyTorch says about whole training steps is compared elsewhere: make fixture.
+Unit tests of train_gpt2_dynmoe.c in six groups: the layers of a GPT-2, the DynMoE layer, the model, the adaptive process,
+training, files, and the other routers with upcycling. What float64 PyTorch says about whole training steps is compared elsewhere: make fixture.
 
     make test-unit                                builds this and runs it beside the other tests
-    CK_RUN_CASE=adaptive test/test_gpt2_dynmoe    one group: layers, dynmoe, model, adaptive, training, files
+    CK_RUN_CASE=adaptive test/test_gpt2_dynmoe    one group: layers, dynmoe, model, adaptive, training, files, routers
 
 Gradients are checked in two ways. Where the function is smooth, against differences of the float forward: four values give an
 error of h^4, so that h may be 1/64 to 1/32 and the rounding of the forward, about 1e-7, costs 1e-5 of the gradient. The gate
@@ -2232,6 +2232,314 @@ START_TEST(the_adaptive_process_can_be_switched_off_in_the_middle_of_a_window) {
 } END_TEST
 
 // ----------------------------------------------------------------------------------------------------------------------
+// The other routers, shared experts, upcycling
+
+START_TEST(softmax_gate_by_hand) {
+    // logits (0, ln 2, ln 4, ln 8, ln 100): over the first four, which are active, p = 1/15, 2/15, 4/15, 8/15
+    const float x[2] = {1, 0}, W[10] = {0, 9, 0.69314718f, 0, 1.38629436f, 5, 2.07944154f, 0, 4.60517019f, 0};
+    const float p[5] = {1 / 15.0f, 2 / 15.0f, 4 / 15.0f, 8 / 15.0f, 0};
+    static const struct { int K; float P; int renormalise, k; float w[5]; } cases[] = {
+        {1, INFINITY, 0, 1, {0, 0, 0, 8 / 15.0f, 0}},                           // Switch
+        {2, INFINITY, 1, 2, {0, 0, 4 / 12.0f, 8 / 12.0f, 0}},                   // GShard
+        {5, INFINITY, 0, 4, {1 / 15.0f, 2 / 15.0f, 4 / 15.0f, 8 / 15.0f, 0}},   // all active ones
+        {5, 0.5f, 0, 1, {0, 0, 0, 8 / 15.0f, 0}},                               // 8/15 is enough for a half,
+        {5, 0.54f, 0, 2, {0, 0, 4 / 15.0f, 8 / 15.0f, 0}},                      // but not for 0.54
+        {5, 0.0f, 0, 1, {0, 0, 0, 8 / 15.0f, 0}}};                              // at least one
+    const int mask[5] = {1, 1, 1, 1, 0}, none[5] = {0, 0, 0, 0, 0};
+    int open[5], k[1];
+    float weight[5], prob[5];
+    for (int n = 0; n < (int)(sizeof cases / sizeof *cases); n++) {
+        softmax_gate_forward(open, k, weight, prob, x, W, mask, cases[n].K, cases[n].P, cases[n].renormalise, 1, 2, 5);
+        near("p", prob, p, 5, 1e-6);
+        near("weight", weight, cases[n].w, 5, 1e-6);
+        ck_assert_int_eq(k[0], cases[n].k);
+        for (int e = 0; e < 5; e++) { ck_assert_int_eq(open[e], cases[n].w[e] > 0.0f); }
+    }
+    softmax_gate_forward(open, k, weight, prob, x, W, none, 2, INFINITY, 1, 1, 2, 5); // nobody there: nothing, and no NaN
+    ck_assert_int_eq(k[0], 0);
+    all_zero("weight", weight, 5);
+    const float even[6] = {1, 1, 1, 1, 1, 1}; // equal ones: the lower number first
+    softmax_gate_forward(open, k, weight, prob, x, even, mask, 2, INFINITY, 1, 1, 2, 3);
+    ck_assert(open[0] == 1 && open[1] == 1 && open[2] == 0);
+    const float huge[4] = {1e30f, 0, -1e30f, 0};
+    softmax_gate_forward(open, k, weight, prob, x, huge, mask, 1, INFINITY, 0, 1, 2, 2);
+    ck_assert(prob[0] == 1.0f && prob[1] == 0.0f);
+    PASS();
+} END_TEST
+
+START_TEST(softmax_losses_by_hand) {
+    // two tokens, both use expert 0, the second also expert 1; expert 2 is not active
+    const int open[6] = {1, 0, 0, 1, 1, 0}, mask[3] = {1, 1, 0};
+    const float prob[6] = {0.75f, 0.25f, 0, 0.5f, 0.5f, 0}, share_want[3] = {2, 1, 0};
+    float balance, entropy, share[3];
+    softmax_losses(&balance, &entropy, share, open, prob, mask, 1, 2, 3);
+    near("share", share, share_want, 3, 1e-7);
+    near1("balance", 0, balance, 2 * 0.625 + 1 * 0.375, 1e-6);
+    near1("entropy", 0, entropy, (-0.75 * log(0.75) - 0.25 * log(0.25) + log(2.0)) / 2.0, 1e-6);
+    softmax_losses(&balance, &entropy, share, open, prob, mask, 2, 2, 3); // per 2 choices
+    near1("balance", 0, balance, 0.8125, 1e-6);
+    PASS();
+} END_TEST
+
+static float *loss_x, *loss_y, *loss_r; // the loss of one layer: <y, r> + auxiliary terms
+static double layer_loss(void) {
+    a.model.aux = 0.0f;
+    moe_forward(&a.model, 0, loss_y, loss_x, 24, 1);
+    return dot(loss_y, loss_r, 24 * 8) + (double)a.model.aux;
+}
+
+static int clear_choice(const float* p, float P, int E) { // no two p, and no sum of the largest ones and P, are close
+    int used[MAX_EXPERTS] = {0};
+    double sum = 0.0;
+    for (int i = 0; i < E; i++) { for (int j = 0; j < i; j++) { if (p[i] > 0 && fabsf(p[i] - p[j]) < 0.02f) { return 0; } } }
+    for (int n = 0; n < E; n++) {
+        int best = -1;
+        for (int e = 0; e < E; e++) { if (!used[e] && (best < 0 || p[e] > p[best])) { best = e; } }
+        used[best] = 1;
+        sum += (double)p[best];
+        if (fabs(sum - (double)P) < 0.02) { return 0; }
+    }
+    return 1;
+}
+
+START_TEST(softmax_routers_have_true_gradients) {
+    // unlike top-any they are smooth while the choice stays; a choice that flips would show as a wild difference
+    static const char* routers[] = {"--router top-k --topk 1", "--router top-k --topk 2", "--router top-k --topk 3 --expert-width 12",
+                                    "--router top-p --topp 0.6", "--router dense --shared-experts 1",
+                                    "--router top-k --topk 2 --shared-experts 3 --expert-width 6"};
+    char flags[400];
+    for (int n = 0; n < (int)(sizeof routers / sizeof *routers); n++) {
+        snprintf(flags, sizeof flags, "%s --layers 1 --heads 1 --channels 8 --context 24 --batch 1 --moe-layers all --experts 5 "
+                 "--aux-balance 3 --aux-entropy %s --aux-diversity 0.5 --aux-simplicity 0.5", routers[n], n == 1 ? "0" : "2");
+        run_start(&a, flags, 9);
+        roughen(&a.model, 0.5f);
+        const Block *p = &a.model.params.h[0], *d = &a.model.grads.h[0];
+        for (int i = 0; i < 5 * 8; i++) { p->gatew[i] = (0.5f + 0.2f * (float)(i / 8)) * p->gatew[i] + 0.1f; } // not orthonormal
+        for (int e = 0; e < 5; e++) { a.model.layer[0].mask[e] = e != 3 || n == 2; } // in most cases one is not active
+        loss_x = randoms(24 * 8, 1);
+        loss_y = floats(24 * 8);
+        loss_r = randoms(24 * 8, 1);
+        float* dx = floats(24 * 8);
+        int H = a.model.config.H, SH = a.model.config.S * H;
+        for (int i = 0; i < 24; i++) { // tokens whose choice a small step does not flip
+            do { memcpy(loss_x + 8 * i, randoms(8, 1), 8 * sizeof(float)); layer_loss(); }
+            while (!clear_choice(a.model.layer[0].score + 5 * i, a.model.config.topp, 5));
+        }
+        layer_loss();
+        moe_backward(&a.model, 0, dx, loss_r, loss_x, 24, 1.0f);
+        float h = 1.0f / 256;
+        check_gradient("dx", layer_loss, loss_x, dx, 24 * 8, 40, h, 3e-3);
+        check_gradient("dW", layer_loss, p->gatew, d->gatew, 5 * 8, 40, h, 3e-3);
+        check_gradient("dfcw", layer_loss, p->fcw, d->fcw, (size_t)(5 * H * 8), 20, h, 3e-3);
+        check_gradient("dfcprojb", layer_loss, p->fcprojb, d->fcprojb, 5 * 8, 20, h, 3e-3);
+        all_zero("dG", d->gateG, 5);
+        if (n != 2) { all_zero("dfcw of the inactive expert", d->fcw + 3 * H * 8, (size_t)(H * 8)); }
+        if (SH > 0) {
+            check_gradient("dsfcw", layer_loss, p->sfcw, d->sfcw, (size_t)(SH * 8), 20, h, 3e-3);
+            check_gradient("dsfcb", layer_loss, p->sfcb, d->sfcb, (size_t)SH, 20, h, 3e-3);
+            check_gradient("dsfcprojw", layer_loss, p->sfcprojw, d->sfcprojw, (size_t)(SH * 8), 20, h, 3e-3);
+            check_gradient("dsfcprojb", layer_loss, p->sfcprojb, d->sfcprojb, 8, 8, h, 3e-3);
+        }
+        gpt2_free(&a.model);
+    }
+    PASS();
+} END_TEST
+
+START_TEST(every_router_uses_as_many_experts_as_it_should) {
+    static const struct { const char* flags; double low, high; } cases[] = {
+        {"--router top-k --topk 1", 1, 1}, {"--router top-k --topk 3", 3, 3}, {"--router dense", 4, 4}, {"--router top-p", 1, 3.9}};
+    char flags[200];
+    for (int n = 0; n < 4; n++) {
+        snprintf(flags, sizeof flags, "%s --experts 4 --layers 1 --channels 16 --heads 2 --context 32 --moe-layers all", cases[n].flags);
+        run_start(&a, flags, 20);
+        for (int e = 0; e < 4; e++) { a.model.layer[0].mask[e] = 1; }
+        run_gradient(&a);
+        double k = (double)a.model.layer[0].R / (a.s.batch * a.s.context);
+        ck_assert_msg(k >= cases[n].low && k <= cases[n].high, "%s: mean k %.3f", cases[n].flags, k);
+        ck_assert_int_eq(a.model.layer[0].unrouted, 0);
+        gpt2_free(&a.model);
+    }
+    PASS();
+} END_TEST
+
+START_TEST(one_dense_expert_is_a_plain_layer_and_shared_experts_are_one_wide_layer) {
+    // the same weights as a dense layer: the same loss and gradients. --router dense --experts 1, then shared experts alone
+    const char* flags[3] = {"--moe-layers none", "--moe-layers all --router dense --experts 1",
+                            "--moe-layers all --experts 1 --start-experts 0 --min-experts 0 --shared-experts 4 --expert-width 16"};
+    double loss[3];
+    char line[300];
+    float* dense = NULL;
+    for (int n = 0; n < 3; n++) {
+        Run* r = &a;
+        snprintf(line, sizeof line, "--layers 1 --heads 2 --channels 16 --context 8 --batch 2 %s", flags[n]);
+        run_start(r, line, 20);
+        uint64_t state = 3;
+        for (int i = 0; i < r->model.n_tensors; i++) { // the same numbers for the same part, whatever its name
+            const Tensor* t = &r->model.table[i];
+            float* p = r->model.params_memory + t->offset;
+            if (strstr(t->name, "gate") != NULL || (n == 2 && t->moe)) { continue; }
+            for (size_t j = 0; j < t->size; j++) { p[j] = 0.3f * (float)random_normal(&state); }
+        }
+        if (n == 1) { r->model.layer[0].mask[0] = 1; }
+        loss[n] = run_gradient(r);
+        const Block* d = &r->model.grads.h[0];
+        const float *fcw = n == 2 ? d->sfcw : d->fcw, *ln2 = d->ln2w;
+        if (n == 0) {
+            dense = floats(64 * 16 + 16);
+            memcpy(dense, fcw, 64 * 16 * sizeof(float));
+            memcpy(dense + 64 * 16, ln2, 16 * sizeof(float));
+        }
+        near1("loss", (size_t)n, loss[n], loss[0], 1e-6);
+        near("dfcw", fcw, dense, 64 * 16, 1e-5);
+        near("dln2w", ln2, dense + 64 * 16, 16, 1e-5);
+        gpt2_free(&r->model);
+    }
+    PASS();
+} END_TEST
+
+static double loss_of_file(const char* path, const char* flags, int V, const int* x, const int* y, int B, int T, int training) {
+    // the loss of a model loaded with --init
+    SafeFile f = safetensors_open(path);
+    Settings s = settings(flags);
+    uint64_t state = 5;
+    gpt2_build(&b.model, config_make(&s, V, &f), B, T, 1);
+    weights_load(&b.model, &f, s.start_experts, s.threshold, &state);
+    safetensors_close(&f);
+    return (double)gpt2_forward(&b.model, x, y, B, T, training);
+}
+
+START_TEST(a_dense_model_is_upcycled_without_changing_its_loss) {
+    run_start(&a, "--layers 3 --heads 2 --channels 16 --context 8 --batch 2 --moe-layers none", 20);
+    roughen(&a.model, 0.3f);
+    run_gradient(&a);
+    double want = (double)a.model.ce;
+    const char* path = in_folder("dense.safetensors");
+    checkpoint_save(&a.model, &a.p, path);
+    static const struct { const char* flags; int training, moe; } cases[] = {
+        {"--threshold -1", 1, 2}, {"--threshold -1 --moe-layers all --start-experts 8", 1, 3}, {"--moe-layers 1", 0, 1},
+        {"--router top-k --topk 2 --moe-layers all", 1, 3}, {"--eval-only", 0, 0}, {"--moe-layers none", 1, 0}};
+    for (int n = 0; n < (int)(sizeof cases / sizeof *cases); n++) {
+        double got = loss_of_file(path, cases[n].flags, 20, a.x, a.y, 2, 8, cases[n].training);
+        int moe = 0;
+        for (int l = 0; l < 3; l++) { moe += b.model.config.moe[l]; }
+        ck_assert_msg(fabs(got - want) < 1e-5 && moe == cases[n].moe, "%s: loss %.7f, want %.7f; %d DynMoE layers", cases[n].flags, got,
+                      want, moe);
+        for (int l = 0; l < 3; l++) { // and every expert is a copy
+            const Block* p = &b.model.params.h[l];
+            for (int e = 1; b.model.config.moe[l] && e < 8; e++) { same_bits("fcw", p->fcw + e * 64 * 16, p->fcw, 64 * 16 * 4); }
+        }
+        gpt2_free(&b.model);
+    }
+    PASS();
+} END_TEST
+
+static const char* const published_file = "test/gpt2/tiny.safetensors"; // dev/dynmoe.py gpt2: 2 layers, 16 channels, V = 40
+
+START_TEST(gpt2_as_published_gives_the_logits_of_the_oracle) {
+    SafeFile want = safetensors_open("test/gpt2/tiny.expected.safetensors");
+    const int *x = (const int*)(const void*)safetensors_find(&want, "tokens")->data;
+    const int *y = (const int*)(const void*)safetensors_find(&want, "targets")->data;
+    double loss;
+    memcpy(&loss, safetensors_find(&want, "loss")->data, 8);
+    const char* flags[3] = {"--heads 2 --eval-only", "--heads 2 --threshold -1", "--heads 2 --moe-layers all --eval-only"};
+    for (int n = 0; n < 3; n++) { // as it is; upcycled, in training; upcycled, in evaluation
+        near1("loss", (size_t)n, loss_of_file(published_file, flags[n], 40, x, y, 2, 8, n == 1), loss, 1e-5);
+        ck_assert(b.model.config.V == 40 && b.model.config.Vp == 128 && b.model.config.L == 2 && b.model.config.T == 8);
+        ck_assert_int_eq(b.model.config.moe[0], n > 0);
+        for (int i = 0; i < 16; i++) {
+            for (int v = 0; v < 40; v++) {
+                double w;
+                memcpy(&w, safetensors_find(&want, "logits")->data + 8 * (i * 40 + v), 8);
+                near1("logit", (size_t)(i * 40 + v), b.model.logits[i * 128 + v], w, 2e-5);
+            }
+        }
+        gpt2_free(&b.model);
+    }
+    safetensors_close(&want);
+    PASS();
+} END_TEST
+
+static void load_published(const char* path) {
+    int x[8] = {0};
+    loss_of_file(path, "--heads 2", 40, x, NULL, 1, 8, 0);
+}
+
+START_TEST(published_files_that_do_not_fit_are_refused) {
+    static const char* changes[][3] = {
+        // in the header, text for text of the same length
+        {"h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.weighs", "no tensor h.1.fcw"},
+        {"\"h.0.ln_2.bias\":{\"data", "\"h.0.ln_3.bias\":{\"data", "no tensor h.0.ln2b"},
+        {"wpe.weight", "wpf.weight", "no wpe.weight"},
+        {"h.0.ln_1.weight", "h.0.ln_4.weight", "no layers"}};
+    size_t size;
+    const unsigned char* bytes = map_file(published_file, &size);
+    for (int n = 0; n < 4; n++) {
+        char* text = (char*)copy(bytes, size);
+        size_t length = strlen(changes[n][0]);
+        for (size_t i = 0; i + length < size; i++) {
+            if (memcmp(text + i, changes[n][0], length) == 0) { memcpy(text + i, changes[n][1], length); }
+        }
+        must_stop(1, changes[n][2], load_published, write_file("changed.safetensors", text, size));
+    }
+    PASS();
+} END_TEST
+
+START_TEST(routers_and_shared_experts_survive_a_checkpoint) {
+    static const char* flags[] = {"--router top-k --topk 2", "--router top-p --topp 0.7", "--router dense --experts 3",
+                                  "--shared-experts 2 --expert-width 20"};
+    char line[300];
+    for (int n = 0; n < 4; n++) {
+        snprintf(line, sizeof line, "%s --layers 2 --heads 2 --channels 16 --context 8 --batch 2 --moe-layers all", flags[n]);
+        run_start(&a, line, 20);
+        run_steps(&a, 3);
+        const char* path = in_folder("router.safetensors");
+        checkpoint_save(&a.model, &a.p, path);
+        gpt2_forward(&a.model, a.x, a.y, 2, 8, 0);
+        double got = loss_of_file(path, "--eval-only", 20, a.x, a.y, 2, 8, 0); // all of it comes from the file, not from flags
+        near1("loss", (size_t)n, got, a.model.ce, 0);
+        ck_assert_int_eq(b.model.config.router, n < 3 ? n + 1 : TOP_ANY);
+        gpt2_free(&a.model);
+        gpt2_free(&b.model);
+    }
+    PASS();
+} END_TEST
+
+static void print_vocabulary(const char* path) {
+    Vocabulary v = vocabulary_open(path);
+    const int tokens[6] = {0, 220, 256, 257, 258, 259}; // "!", " ", " t", "he", the end, unknown
+    freopen("/dev/stdout", "w", stdout);
+    print_tokens(tokens, 6, 50257, &v);
+}
+
+START_TEST(a_vocabulary_prints_tokens_as_text) {
+    static const char good[] = "#version: 0.2\n\xc4\xa0 t\nh e\n";
+    const char* wrong[] = {"#version: 0.2\nabc\n", "a b c\n", "\n", "a \xc4\n", "a \xe2\x82\xac\n", "a \xc7\xbf\n"};
+    ck_assert_int_eq(in_child(print_vocabulary, write_file("vocab.bpe", good, sizeof good - 1)), 77);
+    ck_assert_msg(strstr(said, "!  the\n259 \n") != NULL, "printed: %s", said);
+    for (int n = 0; n < 6; n++) {
+        must_stop(1, "not two words of bytes", print_vocabulary, write_file("vocab.bpe", wrong[n], strlen(wrong[n])));
+    }
+    Vocabulary v = vocabulary_open(write_file("vocab.bpe", good, sizeof good - 1));
+    ck_assert(v.n == 259 && v.bytes[0] == '!' && v.bytes[93] == '~' && (unsigned char)v.bytes[94] == 161 && v.bytes[188] == 0);
+    int seen[256] = {0};
+    for (int i = 0; i < 256; i++) { seen[(unsigned char)v.bytes[v.at[i]]]++; }
+    for (int i = 0; i < 256; i++) { ck_assert_int_eq(seen[i], 1); } // each byte once
+    PASS();
+} END_TEST
+
+START_TEST(flags_of_the_routers) {
+    Settings s = settings("--router top-p");
+    ck_assert(s.unit_norm == 0 && s.period == 0 && s.aux_balance == 0.01f && s.aux_entropy == 0.0001f);
+    s = settings("--aux-balance 0.5 --router top-k --period 300");
+    ck_assert(s.aux_balance == 0.5f && s.aux_entropy == 0.0f && s.period == 300 && s.topk == 2);
+    must_stop(2, "--router best: expected top-any, top-k, top-p or dense", use_flags, "--router best");
+    must_stop(2, "--topk 9: there are 8 experts", make_config, "--router top-k --topk 9");
+    must_stop(2, "--router top-any has no entropy loss", make_config, "--aux-entropy 0.1");
+    must_stop(2, "--router top-k has no efficiency loss", make_config, "--router top-k --aux-efficiency 0.1");
+    PASS();
+} END_TEST
+
+// ----------------------------------------------------------------------------------------------------------------------
 
 static TCase* group(Suite* suite, const char* name) {
     TCase* tc = tcase_create(name);
@@ -2250,47 +2558,101 @@ int main(void) {
     #define TEST(name) tcase_add_exit_test(tc, name, pass_code);
     tc = group(suite, "layers");
     TEST(exp_fast_is_right_to_one_unit_in_the_last_place)
-    TEST(softmax_row_takes_huge_logits_and_clears_what_is_masked) TEST(matmul_is_three_loops) TEST(matmul_gradients)
-        TEST(embedding_adds_what_meets_in_one_row) TEST(layernorm_by_hand_and_by_differences) TEST(gelu_is_the_tanh_form)
-            TEST(crossentropy_looks_at_V_columns_only) TEST(attention_is_softmax_of_scores_times_values) TEST(attention_gradients)
-                TEST(attention_does_not_see_the_future) TEST(two_threads_agree_with_one) tc = group(suite, "dynmoe");
+    TEST(softmax_row_takes_huge_logits_and_clears_what_is_masked)
+    TEST(matmul_is_three_loops)
+    TEST(matmul_gradients)
+    TEST(embedding_adds_what_meets_in_one_row)
+    TEST(layernorm_by_hand_and_by_differences)
+    TEST(gelu_is_the_tanh_form)
+    TEST(crossentropy_looks_at_V_columns_only)
+    TEST(attention_is_softmax_of_scores_times_values)
+    TEST(attention_gradients)
+    TEST(attention_does_not_see_the_future)
+    TEST(two_threads_agree_with_one)
+    tc = group(suite, "dynmoe");
     TEST(gate_by_hand)
-    TEST(gate_falls_back_to_the_nearest_active_expert) TEST(gate_gradient_follows_tau_as_the_formula_says)
-        TEST(zero_vectors_have_no_direction_and_no_gradient) TEST(dispatch_is_a_permutation_in_token_order) TEST(combine_by_hand)
-            TEST(detached_minus_normalised_is_the_mean_over_open_gates) TEST(straight_through_gradient_is_that_of_the_surrogate)
-                TEST(tokens_without_experts_get_nothing_and_give_nothing) TEST(diversity_by_hand_and_by_differences)
-                    TEST(simplicity_by_hand_and_by_differences) TEST(balance_and_efficiency_by_hand)
-                        TEST(balance_gradient_sums_to_zero_over_a_token) tc = group(suite, "model");
+    TEST(gate_falls_back_to_the_nearest_active_expert)
+    TEST(gate_gradient_follows_tau_as_the_formula_says)
+    TEST(zero_vectors_have_no_direction_and_no_gradient)
+    TEST(dispatch_is_a_permutation_in_token_order)
+    TEST(combine_by_hand)
+    TEST(detached_minus_normalised_is_the_mean_over_open_gates)
+    TEST(straight_through_gradient_is_that_of_the_surrogate)
+    TEST(tokens_without_experts_get_nothing_and_give_nothing)
+    TEST(diversity_by_hand_and_by_differences)
+    TEST(simplicity_by_hand_and_by_differences)
+    TEST(balance_and_efficiency_by_hand)
+    TEST(balance_gradient_sums_to_zero_over_a_token)
+    tc = group(suite, "model");
     TEST(gradients_of_a_dense_model)
-    TEST(gradients_of_a_dynmoe_model_with_fixed_decisions) TEST(permuting_experts_permutes_nothing_visible)
-        TEST(neither_length_of_W_nor_tau_is_seen_by_the_task) TEST(a_pool_of_one_that_is_always_open_is_a_dense_layer)
-            TEST(evaluation_gives_every_token_an_expert_and_training_does_not) TEST(inactive_experts_are_left_alone_to_the_bit)
-                TEST(an_active_expert_without_tokens_is_stepped_like_the_rest) TEST(only_matrices_decay) TEST(adamw_by_hand)
-                    TEST(backward_is_linear_in_its_scale_and_adds) TEST(memory_is_linear_in_the_batch)
-                        TEST(first_rows_of_W_are_orthonormal) TEST(first_values) TEST(parameters_are_as_many_as_the_formula_says)
-                            TEST(padded_rows_of_the_vocabulary_stay_zero) TEST(nan_is_caught_where_it_is_born)
-                                TEST(the_model_itself_does_not_see_the_future) tc = group(suite, "adaptive");
+    TEST(gradients_of_a_dynmoe_model_with_fixed_decisions)
+    TEST(permuting_experts_permutes_nothing_visible)
+    TEST(neither_length_of_W_nor_tau_is_seen_by_the_task)
+    TEST(a_pool_of_one_that_is_always_open_is_a_dense_layer)
+    TEST(evaluation_gives_every_token_an_expert_and_training_does_not)
+    TEST(inactive_experts_are_left_alone_to_the_bit)
+    TEST(an_active_expert_without_tokens_is_stepped_like_the_rest)
+    TEST(only_matrices_decay)
+    TEST(adamw_by_hand)
+    TEST(backward_is_linear_in_its_scale_and_adds)
+    TEST(memory_is_linear_in_the_batch)
+    TEST(first_rows_of_W_are_orthonormal)
+    TEST(first_values)
+    TEST(parameters_are_as_many_as_the_formula_says)
+    TEST(padded_rows_of_the_vocabulary_stay_zero)
+    TEST(nan_is_caught_where_it_is_born)
+    TEST(the_model_itself_does_not_see_the_future)
+    tc = group(suite, "adaptive");
     TEST(records_equal_a_recount_over_the_window)
     TEST(a_window_holds_one_step_more_than_its_length)
-    TEST(windows_open_and_close_when_the_flags_say) TEST(evaluation_touches_neither_records_nor_schedule)
-        TEST(an_expert_that_nobody_chose_goes) TEST(when_nobody_finds_an_expert_all_go_and_the_lowest_slot_comes)
-            TEST(update_rules_by_hand) TEST(one_token_at_the_first_step_of_a_window_is_enough)
-                TEST(a_token_that_only_the_fallback_helped_is_recorded_as_unrouted)
-                    TEST(moments_of_a_new_slot_are_zero_and_no_others) TEST(a_full_pool_is_said_once_and_changes_nothing)
-                        TEST(unit_rows_are_of_length_one) TEST(the_adaptive_process_can_be_switched_off_in_the_middle_of_a_window)
-                            tc = group(suite, "training");
-    TEST(learning_rate_at_named_steps) TEST(one_batch_can_be_learned_by_heart) TEST(a_model_learns_the_rule_of_the_text)
-    TEST(the_same_seed_gives_the_same_bits) TEST(a_run_resumes_to_the_bit) TEST(two_batches_accumulated_are_one_of_twice_the_size)
-    TEST(clipping_shortens_the_gradient_and_keeps_its_direction) TEST(evaluation_is_the_mean_over_windows_side_by_side)
-    TEST(sampling) TEST(generating_continues_the_prompt)
+    TEST(windows_open_and_close_when_the_flags_say)
+    TEST(evaluation_touches_neither_records_nor_schedule)
+    TEST(an_expert_that_nobody_chose_goes)
+    TEST(when_nobody_finds_an_expert_all_go_and_the_lowest_slot_comes)
+    TEST(update_rules_by_hand)
+    TEST(one_token_at_the_first_step_of_a_window_is_enough)
+    TEST(a_token_that_only_the_fallback_helped_is_recorded_as_unrouted)
+    TEST(moments_of_a_new_slot_are_zero_and_no_others)
+    TEST(a_full_pool_is_said_once_and_changes_nothing)
+    TEST(unit_rows_are_of_length_one)
+    TEST(the_adaptive_process_can_be_switched_off_in_the_middle_of_a_window)
+    tc = group(suite, "training");
+    TEST(learning_rate_at_named_steps)
+    TEST(one_batch_can_be_learned_by_heart)
+    TEST(a_model_learns_the_rule_of_the_text)
+    TEST(the_same_seed_gives_the_same_bits)
+    TEST(a_run_resumes_to_the_bit)
+    TEST(two_batches_accumulated_are_one_of_twice_the_size)
+    TEST(clipping_shortens_the_gradient_and_keeps_its_direction)
+    TEST(evaluation_is_the_mean_over_windows_side_by_side)
+    TEST(sampling)
+    TEST(generating_continues_the_prompt)
     tc = group(suite, "files");
     TEST(safetensors_come_back_as_they_were_saved)
-    TEST(damaged_safetensors_are_refused_with_one_line) TEST(odd_but_sound_safetensors_are_read)
-        TEST(nothing_is_read_beyond_a_header) TEST(a_checkpoint_that_does_not_fit_is_refused) TEST(token_files_are_checked_and_read)
-            TEST(a_pattern_need_not_end_in_bin) TEST(data_edges) TEST(flags_are_read) TEST(wrong_flags_stop_with_code_2)
-                TEST(presets_and_depth_give_way_to_flags) TEST(configurations)
-
-                    SRunner* sr = srunner_create(suite);
+    TEST(damaged_safetensors_are_refused_with_one_line)
+    TEST(odd_but_sound_safetensors_are_read)
+    TEST(nothing_is_read_beyond_a_header)
+    TEST(a_checkpoint_that_does_not_fit_is_refused)
+    TEST(token_files_are_checked_and_read)
+    TEST(a_pattern_need_not_end_in_bin)
+    TEST(data_edges)
+    TEST(flags_are_read)
+    TEST(wrong_flags_stop_with_code_2)
+    TEST(presets_and_depth_give_way_to_flags)
+    TEST(configurations)
+    tc = group(suite, "routers");
+    TEST(softmax_gate_by_hand)
+    TEST(softmax_losses_by_hand)
+    TEST(softmax_routers_have_true_gradients)
+    TEST(every_router_uses_as_many_experts_as_it_should)
+    TEST(one_dense_expert_is_a_plain_layer_and_shared_experts_are_one_wide_layer)
+    TEST(a_dense_model_is_upcycled_without_changing_its_loss)
+    TEST(gpt2_as_published_gives_the_logits_of_the_oracle)
+    TEST(published_files_that_do_not_fit_are_refused)
+    TEST(routers_and_shared_experts_survive_a_checkpoint)
+    TEST(a_vocabulary_prints_tokens_as_text)
+    TEST(flags_of_the_routers)
+    SRunner* sr = srunner_create(suite);
     srunner_set_fork_status(sr, CK_FORK);
     srunner_run_all(sr, CK_NORMAL);
     int failed = srunner_ntests_failed(sr), run = srunner_ntests_run(sr);
