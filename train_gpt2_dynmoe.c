@@ -4,7 +4,8 @@ A GPT-2 whose feed-forward layers are DynMoE layers, trained on the CPU: the who
 DynMoE (Guo, Cheng, Tang, Tu, Lin: "Dynamic Mixture of Experts", ICLR 2025, arXiv 2405.14297): every token picks its own
 number of experts, and experts are added and removed while training runs. This file is the reference that everything else
 here is checked against. It reads from top to bottom: tools, layers (x_forward beside x_backward), the DynMoE layer, the
-adaptive process, the model, files, data, flags, training. Equation numbers are the paper's.
+adaptive process, the model; there, halfway, the algorithm ends. What follows makes it a program that people can use: files,
+flags, checkpoints, data, training. Equation numbers are the paper's.
 
     make train                                   trains the default model and shows what the experts learned
     ./train_gpt2_dynmoe --data FILE --out DIR    trains on any text (bytes) or on llm.c token shards (.bin)
@@ -1369,6 +1370,9 @@ void gpt2_clear_records(GPT2* model) {
         a->record_unrouted = 0;
     }
 }
+
+// ======================================================================================================================
+// Here the algorithm ends: what you came to read is above. Below are files, flags, data, what is shown, the training loop.
 
 // ----------------------------------------------------------------------------------------------------------------------
 // Files of tensors: safetensors. 8 bytes little-endian length of the header, the header in JSON, then the data. The reader

@@ -1,6 +1,7 @@
 /*
 Unit tests of train_gpt2_dynmoe.c in six groups: the layers of a GPT-2, the DynMoE layer, the model, the adaptive process,
-training, files, and the other routers with upcycling. What float64 PyTorch says about whole training steps is compared elsewhere: make fixture.
+training, files, and the other routers with upcycling. What float64 PyTorch says about whole training steps is compared
+elsewhere: make fixture.
 
     make test-unit                                builds this and runs it beside the other tests
     CK_RUN_CASE=adaptive test/test_gpt2_dynmoe    one group: layers, dynmoe, model, adaptive, training, files, routers
@@ -2304,8 +2305,8 @@ static int clear_choice(const float* p, float P, int E) { // no two p, and no su
 
 START_TEST(softmax_routers_have_true_gradients) {
     // unlike top-any they are smooth while the choice stays; a choice that flips would show as a wild difference
-    static const char* routers[] = {"--router top-k --topk 1", "--router top-k --topk 2", "--router top-k --topk 3 --expert-width 12",
-                                    "--router top-p --topp 0.6", "--router dense --shared-experts 1",
+    static const char* routers[] = {"--router top-k --topk 1", "--router top-k --topk 2",
+                                    "--router top-k --topk 3 --expert-width 12", "--router top-p --topp 0.6", "--router dense --shared-experts 1",
                                     "--router top-k --topk 2 --shared-experts 3 --expert-width 6"};
     char flags[400];
     for (int n = 0; n < (int)(sizeof routers / sizeof *routers); n++) {
@@ -2350,7 +2351,8 @@ START_TEST(every_router_uses_as_many_experts_as_it_should) {
         {"--router top-k --topk 1", 1, 1}, {"--router top-k --topk 3", 3, 3}, {"--router dense", 4, 4}, {"--router top-p", 1, 3.9}};
     char flags[200];
     for (int n = 0; n < 4; n++) {
-        snprintf(flags, sizeof flags, "%s --experts 4 --layers 1 --channels 16 --heads 2 --context 32 --moe-layers all", cases[n].flags);
+        snprintf(flags, sizeof flags, "%s --experts 4 --layers 1 --channels 16 --heads 2 --context 32 --moe-layers all",
+                 cases[n].flags);
         run_start(&a, flags, 20);
         for (int e = 0; e < 4; e++) { a.model.layer[0].mask[e] = 1; }
         run_gradient(&a);
@@ -2422,8 +2424,8 @@ START_TEST(a_dense_model_is_upcycled_without_changing_its_loss) {
         double got = loss_of_file(path, cases[n].flags, 20, a.x, a.y, 2, 8, cases[n].training);
         int moe = 0;
         for (int l = 0; l < 3; l++) { moe += b.model.config.moe[l]; }
-        ck_assert_msg(fabs(got - want) < 1e-5 && moe == cases[n].moe, "%s: loss %.7f, want %.7f; %d DynMoE layers", cases[n].flags, got,
-                      want, moe);
+        ck_assert_msg(fabs(got - want) < 1e-5 && moe == cases[n].moe, "%s: loss %.7f, want %.7f; %d DynMoE layers", cases[n].flags,
+                      got, want, moe);
         for (int l = 0; l < 3; l++) { // and every expert is a copy
             const Block* p = &b.model.params.h[l];
             for (int e = 1; b.model.config.moe[l] && e < 8; e++) { same_bits("fcw", p->fcw + e * 64 * 16, p->fcw, 64 * 16 * 4); }

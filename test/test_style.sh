@@ -24,6 +24,7 @@ void twice(float* out, const float* in,
 }
 static int one(void) { return 1; }
 int main(void) { return one(); }
+// Here the algorithm ends
 END
     sed 's/return one/return 2 * one/' train_gpt2_dynmoe.c > train_gpt2_dynmoe.cu
     printf '#include <math.h>\nint main(void) { return 0; }\n' > train_vit_dynmoe.cu
@@ -73,7 +74,13 @@ printf '#include "common.h"\n' > test/test_x.c
 accepts "a test may include"
 
 # budgets and line length
-for p in train_gpt2_dynmoe.c:2400 train_gpt2_dynmoe.cu:2600 train_vit_dynmoe.cu:2400; do
+for lines in 1391 1392; do # and 9 that are there
+    awk -v n=$lines '/algorithm ends/ { for (i = 0; i < n; i++) print "// filler" } { print }' train_gpt2_dynmoe.c > longer
+    mv longer train_gpt2_dynmoe.c
+    if [ $lines = 1391 ]; then accepts "the algorithm ends at line 1400"; fresh
+    else catches "the algorithm ends later" train_gpt2_dynmoe.c:1400 "shorten it"; fi
+done
+for p in train_gpt2_dynmoe.c:2800 train_gpt2_dynmoe.cu:2600 train_vit_dynmoe.cu:2400; do
     f=${p%:*} budget=${p#*:}
     awk -v n="$(($(wc -l < "$f")))" -v budget="$budget" 'BEGIN { for (; n < budget; n++) print "// filler" }' >> "$f"
     cp "$f" "$tmp/full"
@@ -85,7 +92,7 @@ done
 awk 'BEGIN { printf "//"; for (i = 2; i < 132; i++) printf "x"; print "" }' >> train_gpt2_dynmoe.c
 accepts "line of 132"
 awk 'BEGIN { printf "//"; for (i = 2; i < 133; i++) printf "x"; print "" }' >> train_gpt2_dynmoe.c
-catches "line of 133" "train_gpt2_dynmoe.c:9: 133 columns" "break the line"
+catches "line of 133" "train_gpt2_dynmoe.c:10: 133 columns" "break the line"
 
 # twins
 sed -i.tmp 's/out\[i\] = 2/out[i] = 3/' train_gpt2_dynmoe.cu
