@@ -572,6 +572,21 @@ void softmax_gate_backward_add(float* dx, float* dW, float* dweight, const int* 
     matmul(dx, dweight, 0, W, 0, N, C, E, 1.0f);
 }
 
+void route_stats(int* count, int* hist, float* low, float* high, const int* open, const int* k, const float* score, int N, int E) {
+    // for those who watch: count (E) tokens that use e; hist (E + 1) tokens by k; low, high (E): smallest and largest score
+    memset(count, 0, (size_t)E * sizeof(int));
+    memset(hist, 0, (size_t)(E + 1) * sizeof(int));
+    for (int e = 0; e < E; e++) { low[e] = FLT_MAX; high[e] = -FLT_MAX; }
+    for (int i = 0; i < N; i++) {
+        hist[k[i]]++;
+        for (int e = 0; e < E; e++) {
+            count[e] += open[(size_t)i * E + e];
+            low[e] = fminf(low[e], score[(size_t)i * E + e]);
+            high[e] = fmaxf(high[e], score[(size_t)i * E + e]);
+        }
+    }
+}
+
 int dispatch(int* row_of, int* row_token, int* offset, const int* open, int N, int E) {
     // open (N, E) -> rows grouped by expert, in token order within an expert: a permutation, no atomics, no padding
     // row_of (N, E) = row or -1, row_token (at most N*E) = token of the row, offset (E + 1) = first row of each expert
@@ -904,6 +919,8 @@ typedef struct {
     int offset[MAX_EXPERTS + 1], R;     // see dispatch
     float wnorm[MAX_EXPERTS], share[MAX_EXPERTS]; // |W_e|; see softmax_losses
     float aux[N_AUX];                   // values of the auxiliary terms
+    int count[MAX_EXPERTS], hist[MAX_EXPERTS + 1]; // see route_stats
+    float low[MAX_EXPERTS], high[MAX_EXPERTS];
     int mask[MAX_EXPERTS], unrouted;    // m of the paper; tokens with k = 0 in the last forward
     int64_t record_count[MAX_EXPERTS], record_unrouted;
     double* record_sum;                 // (C); with the two above: R_E, their number, R_S of the adaptive process
@@ -1062,7 +1079,7 @@ void tensor_init(GPT2* model, const Tensor* t, int copies, float threshold, uint
     size_t drawn = copies ? t->size / t->slots : t->size;
     float std = t->first == RESIDUAL ? 0.02f / sqrtf(2.0f * (float)c->L) : 0.02f;
     if (t->first == ORTHOGONAL) { orthogonal_rows(p, c->E, c->C, rng); return; }
-    if (p == model->params.wte) { drawn = (size_t)c->V * c->C; } // rows V.. stay zero
+    if (strcmp(t->name, "wte") == 0) { drawn = (size_t)c->V * c->C; } // rows V.. stay zero
     for (size_t j = 0; j < drawn; j++) {
         p[j] = t->first == ZEROS ? 0.0f : t->first == ONES ? 1.0f : t->first == THRESHOLD ? threshold :
                std * (float)random_normal(rng);
@@ -1131,6 +1148,7 @@ void moe_forward(GPT2* model, int l, float* y, const float* x, int N, int traini
     Layer* a = &model->layer[l];
     int C = c->C, E = c->E, all[2] = {0, N};
     route_forward(c, p, a, x, N, training);
+    route_stats(a->count, a->hist, a->low, a->high, a->open, a->k, a->score, N, E);
     a->R = dispatch(a->row_of, a->row_token, a->offset, a->open, N, E);
     rows_reserve(a, a->R, C, c->H);
     gather_forward(a->xr, x, a->row_token, a->R, C);
@@ -2071,7 +2089,7 @@ void weights_load(GPT2* model, const SafeFile* f, int start_experts, float thres
         int one = copies == t->slots && moe != NULL && found->ndim == t->ndim - 1; // the file has one expert's slice
         size_t a = t->shape[one], b = one + 1 < t->ndim ? t->shape[one + 1] : 1, want[3] = {a, b, t->shape[2]};
         if (transposed) { want[0] = b; want[1] = a; }
-        if (p == model->params.wte && published_prefix(f) != NULL) { want[0] = a = (size_t)c->V; } // rows V.. stay zero
+        if (strcmp(t->name, "wte") == 0 && published_prefix(f) != NULL) { want[0] = a = (size_t)c->V; } // rows V.. stay zero
         require(strcmp(found->dtype, "F32") == 0 && found->ndim == t->ndim - one &&
                 memcmp(found->shape, want, (size_t)found->ndim * sizeof(size_t)) == 0, "give float32 weights that fit the model",
                 "%s: tensor %s has another dtype or shape than the model", f->path, found->name);
@@ -2237,16 +2255,13 @@ void routing_add(Routing* r, const GPT2* model) { // r (L): adds what the last f
         r[l].none += a->unrouted;
         r[l].experts = 0;
         for (int e = 0; e < model->config.E; e++) {
-            r[l].load[e] += a->offset[e + 1] - a->offset[e];
+            int first = r[l].tokens == model->B * model->T;
+            r[l].load[e] += a->count[e];
             r[l].experts += a->mask[e];
-            for (int i = 0; i < model->B * model->T; i++) {
-                float score = a->score[(size_t)i * model->config.E + e];
-                int first = i == 0 && r[l].tokens == model->B * model->T;
-                r[l].low[e] = first || score < r[l].low[e] ? score : r[l].low[e];
-                r[l].high[e] = first || score > r[l].high[e] ? score : r[l].high[e];
-            }
+            r[l].low[e] = first ? a->low[e] : fminf(r[l].low[e], a->low[e]);
+            r[l].high[e] = first ? a->high[e] : fmaxf(r[l].high[e], a->high[e]);
         }
-        for (int i = 0; i < model->B * model->T; i++) { r[l].hist[a->k[i]]++; }
+        for (int k = 0; k <= model->config.E; k++) { r[l].hist[k] += a->hist[k]; }
     }
 }
 
