@@ -950,13 +950,9 @@ void add_tensor(GPT2* model, float** param, float** grad, int layer, const char*
     if (layer >= 0) { snprintf(t->name, sizeof t->name, "h.%d.%s", layer, name); }
     else { snprintf(t->name, sizeof t->name, "%s", name); }
     t->ndim = c > 0 ? 3 : b > 0 ? 2 : 1;
-    t->shape[0] = (size_t)a;
-    t->shape[1] = (size_t)b;
-    t->shape[2] = (size_t)c;
+    t->shape[0] = (size_t)a; t->shape[1] = (size_t)b; t->shape[2] = (size_t)c;
     t->size = (size_t)a * (b > 0 ? (size_t)b : 1) * (c > 0 ? (size_t)c : 1);
-    t->first = first;
-    t->decay = decay;
-    t->layer = layer;
+    t->first = first; t->decay = decay; t->layer = layer;
     t->moe = strncmp(name, "moe.", 4) == 0;
     t->slots = t->moe ? model->config.E : 1;
     t->offset = model->n_params;
@@ -969,8 +965,7 @@ void parameters_layout(GPT2* model) {
     // fills the table from the lists above
     int T = model->config.T, Vp = model->config.Vp, C = model->config.C, H = model->config.H, E = model->config.E;
     int S = model->config.S;
-    model->n_tensors = 0;
-    model->n_params = 0;
+    model->n_tensors = 0; model->n_params = 0;
     #define X(f, name, a, b, c, first, decay) add_tensor(model, &model->params.f, &model->grads.f, -1, name, a, b, c, first, decay);
     MODEL_TENSORS(X)
     #undef X
@@ -1005,8 +1000,7 @@ void gpt2_plan(GPT2* model, Config config, int B, int T, int training) {
     // lays out without allocating: the table, n_params, act_bytes
     memset(model, 0, sizeof *model);
     model->config = config;
-    model->max_B = B;
-    model->max_T = T;
+    model->max_B = B; model->max_T = T;
     parameters_layout(model);
     model->act_bytes = activations_layout(model, (size_t)B, (size_t)T, training) * sizeof(float);
 }
@@ -1286,7 +1280,7 @@ void gpt2_backward(GPT2* model, float scale) {
 
 void gpt2_zero_grad(GPT2* model) { memset(model->grads_memory, 0, model->n_params * sizeof(float)); }
 
-double gpt2_grad_norm(const GPT2* model) {
+double gpt2_grad_norm(GPT2* model) {
     // sqrt of the sum of squares of all gradients; one sum per tensor, added in order: same bits for any thread count
     double total = 0.0, sums[MAX_TENSORS];
     #pragma omp parallel for schedule(dynamic)
@@ -1305,7 +1299,7 @@ double gpt2_grad_norm(const GPT2* model) {
     return sqrt(total);
 }
 
-void gpt2_stop_not_finite(const GPT2* model) {
+void gpt2_stop_not_finite(GPT2* model) {
     // after a forward whose loss is NaN or Inf: stops, naming the first tensor in which one stands
     for (int l = 0; l <= model->config.L; l++) {
         const Layer* a = &model->layer[l < model->config.L ? l : 0];
@@ -1357,6 +1351,12 @@ void unit_rows(float* W, const int* mask, int C, int E) {
         float norm = norm_of(W + (size_t)e * C, C);
         if (!mask[e] || norm <= NORM_EPS) { continue; }
         for (int c = 0; c < C; c++) { W[(size_t)e * C + c] /= norm; }
+    }
+}
+
+void gpt2_unit_rows(GPT2* model) { // in every DynMoE layer
+    for (int l = 0; l < model->config.L; l++) {
+        if (model->config.moe[l]) { unit_rows(model->params.h[l].gatew, model->layer[l].mask, model->config.C, model->config.E); }
     }
 }
 
@@ -2240,6 +2240,14 @@ Vocabulary vocabulary_open(const char* path) {
 // ----------------------------------------------------------------------------------------------------------------------
 // Watching: who uses which expert, on the terminal and in log.jsonl
 
+void gpt2_thresholds(GPT2* model, int l, float* G) { // G (E) of a layer
+    memcpy(G, model->params.h[l].gateG, (size_t)model->config.E * sizeof(float));
+}
+
+const float* gpt2_logits(GPT2* model, int row) { // logits (Vp) of one token of the last forward
+    return model->logits + (size_t)row * model->config.Vp;
+}
+
 typedef struct {
     double tokens, rows, none, load[MAX_EXPERTS], hist[MAX_EXPERTS + 1];
     float low[MAX_EXPERTS], high[MAX_EXPERTS];
@@ -2315,8 +2323,9 @@ void log_list(FILE* log, const char* name, int n, const double* d, double over, 
     fprintf(log, "]");
 }
 
-void log_routing(FILE* log, const GPT2* model, const Routing* r) { // one object per DynMoE layer
+void log_routing(FILE* log, GPT2* model, const Routing* r) { // one object per DynMoE layer
     const char* comma = "";
+    float G[MAX_EXPERTS];
     int E = model->config.E;
     fprintf(log, ",\"layers\":[");
     for (int l = 0; l < model->config.L; l++) {
@@ -2325,7 +2334,8 @@ void log_routing(FILE* log, const GPT2* model, const Routing* r) { // one object
                 r[l].none / r[l].tokens);
         log_list(log, "load", E, r[l].load, r[l].tokens, NULL);
         log_list(log, "hist", E + 1, r[l].hist, r[l].tokens, NULL);
-        log_list(log, "G", E, NULL, 1.0, model->params.h[l].gateG);
+        gpt2_thresholds(model, l, G);
+        log_list(log, "G", E, NULL, 1.0, G);
         log_list(log, "low", E, NULL, 1.0, r[l].low);
         log_list(log, "high", E, NULL, 1.0, r[l].high);
         fprintf(log, "}");
@@ -2425,8 +2435,7 @@ void generate(GPT2* model, const Settings* s, int* tokens, int n, int total, uin
     for (; n < total; n++) {
         int t = n < model->config.T ? n : model->config.T;
         gpt2_forward(model, tokens + n - t, NULL, 1, t, 0);
-        tokens[n] =
-            sample_token(model->logits + (size_t)(t - 1) * model->config.Vp, model->config.V, s->temperature, s->top_k_sample, rng);
+        tokens[n] = sample_token(gpt2_logits(model, t - 1), model->config.V, s->temperature, s->top_k_sample, rng);
     }
 }
 
@@ -2523,9 +2532,7 @@ double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p,
     *norm = (float)gpt2_grad_norm(model);
     float clip = s->clip > 0.0f && *norm > s->clip ? s->clip / *norm : 1.0f;
     gpt2_update(model, p->step, learning_rate(s, p->step), s->beta1, s->beta2, 1e-8f, s->weight_decay, clip);
-    for (int l = 0; s->unit_norm && l < model->config.L; l++) {
-        if (model->config.moe[l]) { unit_rows(model->params.h[l].gatew, model->layer[l].mask, model->config.C, model->config.E); }
-    }
+    if (s->unit_norm) { gpt2_unit_rows(model); }
     if (model->recording && s->period > 0 && p->step % s->period == 2 * s->window) { window_ends(model, s, p->step, log); }
     p->step++;
     return loss;
@@ -2542,7 +2549,7 @@ void validate(GPT2* model, const Settings* s, const Data* val, Progress* p, Rout
     log_end(log);
 }
 
-void progress_line(const GPT2* model, const Settings* s, const Progress* p, const Routing* r, double loss, float norm,
+void progress_line(GPT2* model, const Settings* s, const Progress* p, const Routing* r, double loss, float norm,
                    double seconds, int steps, FILE* log) {
     // loss, routing and speed: means over the steps since the last line
     double k = 0.0, none = 0.0, speed = (double)steps * s->accum * s->batch * s->context / seconds,
@@ -2733,8 +2740,7 @@ int main(int argc, char** argv) {
     uint64_t rng = random_stream((uint64_t)s.seed, 0);
     Progress p = {0, random_stream((uint64_t)s.seed, 1), random_stream((uint64_t)s.seed, 2), INFINITY};
     Data data = {NULL, 0, 1, ""}, val = data;
-    SafeFile file;
-    char cpu[256];
+    SafeFile file; char cpu[256];
     threads_set(s.threads);
     machine_name(cpu, sizeof cpu);
     require_usage(s.period == 0 || 2 * s.window < s.period, "a period is rest, recording, rest",

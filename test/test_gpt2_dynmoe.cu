@@ -1,0 +1,729 @@
+/*
+The CUDA program against the C program, in one process: every kernel beside its C twin on several shapes, in fp32 and in bf16,
+then whole training steps, the adaptive process, and checkpoints exchanged both ways.
+
+    make test-cuda                    on a GPU
+    make test-cuda CUDA_ON_CPU=1      the same source without one (docs/cuda_on_cpu.md)
+
+Inputs are rounded to floatX first, so both sides compute from the same numbers. A sum of K products may differ by
+TIMES sqrt(K) eps of the largest value, eps = 2^-23: the order of the sum is different. Where the result is stored as bf16 its own
+rounding, 2^-8 of the value, comes on top. Decisions (open, k, rows, masks, counts) must be equal.
+*/
+#define TESTING
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <float.h>
+#include <glob.h>
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef USE_BLAS
+#include <cblas.h>
+#undef I
+#endif
+namespace ref {
+#include "../train_gpt2_dynmoe.c"
+}
+#undef DENSE_MEMORY
+#undef LAYER_MEMORY
+#undef GATE_MEMORY
+#undef MODEL_MEMORY
+#undef BACKWARD_MEMORY
+#undef FLAGS
+#include "../train_gpt2_dynmoe.cu"
+#include <check.h> // after the programs: it has a macro fail()
+
+#define TIMES 8.0
+static uint64_t rng = 88172645463325252ull;
+static char folder[] = "/tmp/test_gpt2_dynmoe_cu_XXXXXX";
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Helpers
+
+static float* randoms(size_t n, float scale) {
+    float* p = (float*)alloc_zeroed(n, sizeof(float), "a test");
+    for (size_t i = 0; i < n; i++) { p[i] = scale * (float)random_normal(&rng); }
+    return p;
+}
+
+template <typename floatX> static void round_to(float* p, size_t n) { // what floatX can hold
+    for (size_t i = 0; i < n; i++) { floatX x; store(&x, p[i]); p[i] = value(x); }
+}
+
+template <typename floatX> static float* rounded(size_t n, float scale) { // random, and what floatX can hold
+    float* p = randoms(n, scale);
+    round_to<floatX>(p, n);
+    return p;
+}
+
+template <typename X> static X* up(const X* host, size_t n) { // a copy on the device
+    X* d = (X*)device_alloc(n, sizeof(X), "a test");
+    to_device(d, host, n * sizeof(X));
+    return d;
+}
+
+template <typename floatX> static floatX* upX(const float* host, size_t n) { // the same as floatX
+    floatX *h = (floatX*)alloc_zeroed(n, sizeof(floatX), "a test"), *d;
+    for (size_t i = 0; i < n; i++) { store(h + i, host[i]); }
+    d = up(h, n);
+    free(h);
+    return d;
+}
+
+template <typename X> static X* room(size_t n) { return (X*)device_alloc(n, sizeof(X), "a test"); }
+
+static const char* where = "";      // dtype and shape, for messages
+static double slack;                // of floatX: 0 or 2^-8
+
+template <typename X> static void near(const char* name, const X* device, const float* want, size_t n, double K) {
+    // device (n) against want (n), each within TIMES sqrt(K) eps of the largest; with X = bf16 its rounding on top
+    X* got = (X*)alloc_zeroed(n, sizeof(X), "a test");
+    double largest = 1e-30, rounding = sizeof(X) == 2 ? 1.0 / 256 : 0.0;
+    to_host(got, device, n * sizeof(X));
+    for (size_t i = 0; i < n; i++) { largest = fmax(largest, fabs((double)want[i])); }
+    for (size_t i = 0; i < n; i++) {
+        double error = fabs((double)value(got[i]) - (double)want[i]);
+        double allowed = (TIMES * sqrt(K) * FLT_EPSILON + slack) * largest + rounding * fabs((double)want[i]);
+        if (!(error <= allowed)) {
+            ck_abort_msg("%s: %s[%zu]: got %.9g, want %.9g, allowed %.2g", where, name, i, (double)value(got[i]), (double)want[i],
+                         allowed);
+        }
+    }
+    free(got);
+}
+
+static void equal(const char* name, const int* device, const int* want, size_t n) {
+    int* got = (int*)alloc_zeroed(n, sizeof(int), "a test");
+    to_host(got, device, n * sizeof(int));
+    for (size_t i = 0; i < n; i++) {
+        if (got[i] != want[i]) { ck_abort_msg("%s: %s[%zu]: got %d, want %d", where, name, i, got[i], want[i]); }
+    }
+    free(got);
+}
+
+static void say(const char* dtype, int a, int b, int c) {
+    static char text[100];
+    snprintf(text, sizeof text, "%s, shape %d %d %d", dtype, a, b, c);
+    where = text;
+}
+
+#define BOTH_TYPES(name) \
+    START_TEST(name##_fp32) { slack = 0.0; name<float>("fp32"); } END_TEST \
+    START_TEST(name##_bf16) { slack = 0.0; name<bf16>("bf16"); } END_TEST
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Layers
+
+template <typename floatX> static void embedding(const char* dtype) {
+    static const int shapes[][3] = {{2, 5, 8}, {3, 7, 33}, {1, 1, 3}}; // B, T, C
+    for (int s = 0; s < 3; s++) {
+        int B = shapes[s][0], T = shapes[s][1], C = shapes[s][2], V = 6, N = B * T, tokens[32], order[32], first[33], seen[8];
+        say(dtype, B, T, C);
+        for (int i = 0; i < N; i++) { tokens[i] = (int)(random_u32(&rng) % 6); }
+        size_t n = (size_t)N * C;
+        float *wte = rounded<floatX>((size_t)V * C, 1), *wpe = rounded<floatX>((size_t)T * C, 1), *out = randoms(n, 1);
+        float *d = rounded<floatX>(n, 1), *dwte = randoms((size_t)V * C, 1), *dwpe = randoms((size_t)T * C, 1);
+        int* dev_tokens = up(tokens, (size_t)N);
+        floatX* got = room<floatX>(n);
+        embedding_forward(got, dev_tokens, upX<floatX>(wte, (size_t)V * C), upX<floatX>(wpe, (size_t)T * C), B, T, C);
+        ref::embedding_forward(out, tokens, wte, wpe, B, T, C);
+        near("out", got, out, n, 1);
+        float *g = up(dwte, (size_t)V * C), *gp = up(dwpe, (size_t)T * C);
+        int groups = tokens_group(order, first, seen, tokens, N, V);
+        embedding_backward(g, gp, upX<floatX>(d, n), dev_tokens, up(order, (size_t)N), up(first, (size_t)groups + 1), groups, B, T,
+                           C);
+        ref::embedding_backward(dwte, dwpe, d, tokens, B, T, C);
+        near("dwte", g, dwte, (size_t)V * C, N);
+        near("dwpe", gp, dwpe, (size_t)T * C, B);
+    }
+}
+BOTH_TYPES(embedding)
+
+template <typename floatX> static void layernorm(const char* dtype) {
+    static const int shapes[][2] = {{5, 8}, {300, 40}, {1, 100}}; // N, C
+    for (int s = 0; s < 3; s++) {
+        int N = shapes[s][0], C = shapes[s][1];
+        size_t n = (size_t)N * C;
+        say(dtype, N, C, 0);
+        float *a = rounded<floatX>(n, 2), *b = rounded<floatX>(n, 1), *w = rounded<floatX>((size_t)C,
+                                                                                           1), *bias = rounded<floatX>((size_t)C,
+                                                                                                                       1);
+        float *x = randoms(n, 1), *out = randoms(n, 1), *mean = randoms((size_t)N, 1), *rstd = randoms((size_t)N, 1);
+        floatX *gx = room<floatX>(n), *gout = room<floatX>(n), *gw = upX<floatX>(w, (size_t)C), *gb = upX<floatX>(bias, (size_t)C);
+        float *gmean = room<float>((size_t)N), *grstd = room<float>((size_t)N), *scratch = room<float>(8 * (size_t)C);
+        residual_layernorm_forward(gx, gout, gmean, grstd, upX<floatX>(a, n), upX<floatX>(b, n), gw, gb, N, C);
+        ref::residual_forward(x, a, b, n);
+        near("residual", gx, x, n, 1);
+        round_to<floatX>(x, n); // as it is stored
+        ref::layernorm_forward(out, mean, rstd, x, w, bias, N, C);
+        near("out", gout, out, n, C);
+        near("mean", gmean, mean, (size_t)N, C);
+        near("rstd", grstd, rstd, (size_t)N, C);
+        layernorm_forward(gout, gmean, grstd, upX<floatX>(x, n), gw, gb, N, C);
+        near("alone", gout, out, n, C);
+        float *d = rounded<floatX>(n, 1), *dx = rounded<floatX>(n, 1), *dw = randoms(2 * (size_t)C, 1);
+        floatX* gdx = upX<floatX>(dx, n);
+        float* gdw = up(dw, 2 * (size_t)C);
+        layernorm_backward_add(gdx, gdw, gdw + C, upX<floatX>(d, n), upX<floatX>(x, n), gmean, grstd, gw, scratch, N, C);
+        ref::layernorm_backward_add(dx, dw, dw + C, d, x, mean, rstd, w, N, C);
+        near("dinp", gdx, dx, n, C);
+        near("dweight, dbias", gdw, dw, 2 * (size_t)C, N);
+    }
+}
+BOTH_TYPES(layernorm)
+
+template <typename floatX> static void matmuls(const char* dtype) {
+    static const int shapes[][3] = {{7, 16, 24}, {33, 12, 10}, {260, 8, 8}, {1, 3, 5}}; // N, C, OC: with and without epilogues
+    for (int s = 0; s < 4; s++) {
+        int N = shapes[s][0], C = shapes[s][1], OC = shapes[s][2];
+        say(dtype, N, C, OC);
+        size_t nc = (size_t)N * C, no = (size_t)N * OC, co = (size_t)C * OC;
+        float *x = rounded<floatX>(nc, 1), *w = rounded<floatX>(co, 1), *b = rounded<floatX>((size_t)OC, 1), *out = randoms(no, 1);
+        floatX *gx = upX<floatX>(x, nc), *gw = upX<floatX>(w, co), *gb = upX<floatX>(b, (size_t)OC), *got = room<floatX>(no);
+        matmul_forward(got, gx, gw, gb, N, C, OC);
+        ref::matmul_forward(out, x, w, b, N, C, OC);
+        near("out", got, out, no, C);
+        matmul_forward(got, gx, gw, (floatX*)NULL, N, C, OC);
+        ref::matmul_forward(out, x, w, NULL, N, C, OC);
+        near("without bias", got, out, no, C);
+        float *d = rounded<floatX>(no, 1), *dx = randoms(nc, 1), *dw = randoms(co, 1), *db = randoms((size_t)OC, 1);
+        float *gdw = up(dw, co), *gdb = up(db, (size_t)OC), *scratch = room<float>(4 * (size_t)OC);
+        floatX* gdx = room<floatX>(nc);
+        matmul_backward(gdx, gdw, gdb, upX<floatX>(d, no), gx, gw, scratch, N, C, OC);
+        ref::matmul_backward(dx, dw, db, d, x, w, N, C, OC);
+        near("dinp", gdx, dx, nc, OC);
+        near("dweight", gdw, dw, co, N);
+        near("dbias", gdb, db, (size_t)OC, N);
+    }
+}
+BOTH_TYPES(matmuls)
+
+template <typename floatX> static void attention(const char* dtype) {
+    static const int shapes[][4] = {{2, 5, 12, 3}, {1, 70, 16, 2}, {2, 1, 8, 1}, {1, 33, 8, 1}}; // B, T, C, NH
+    for (int s = 0; s < 8; s++) {
+        int B = shapes[s / 2][0], T = shapes[s / 2][1], C = shapes[s / 2][2], NH = shapes[s / 2][3], causal = s % 2;
+        say(dtype, B, T, C);
+        size_t n = (size_t)B * T * C, m = (size_t)B * NH * T * T;
+        float *qkv = rounded<floatX>(3 * n, 1), *att = (float*)alloc_zeroed(m, sizeof(float), "a test");
+        float *out = randoms(n, 1), *d = rounded<floatX>(n, 1);
+        float *dqkv = randoms(3 * n, 1), *datt = randoms((size_t)B * NH * 64 * T, 1);
+        floatX *gatt = room<floatX>(m), *gqkvr = room<floatX>(3 * n), *gout = room<floatX>(n), *scratch = room<floatX>(n);
+        attention_forward(gout, gatt, gqkvr, scratch, upX<floatX>(qkv, 3 * n), B, T, C, NH, causal);
+        ref::attention_forward(out, att, qkv, B, T, C, NH, causal);
+        slack = sizeof(floatX) == 2 ? 3.0 / 256 : 2e-7; // scores and probabilities are stored as floatX in between
+        near("att", gatt, att, m, C + T);
+        near("out", gout, out, n, C + T);
+        floatX *gdqkv = room<floatX>(3 * n), *gdatt = room<floatX>(m), *gdqkvr = room<floatX>(3 * n);
+        attention_backward(gdqkv, gdatt, gdqkvr, scratch, upX<floatX>(d, n), gatt, gqkvr, B, T, C, NH);
+        ref::attention_backward(dqkv, datt, d, att, qkv, B, T, C, NH, causal);
+        slack *= 3;
+        near("dqkv", gdqkv, dqkv, 3 * n, C + T);
+        slack = 0.0;
+    }
+}
+BOTH_TYPES(attention)
+
+template <typename floatX> static void elementwise(const char* dtype) {
+    size_t n = 777;
+    say(dtype, (int)n, 0, 0);
+    float *x = rounded<floatX>(n, 2), *y = rounded<floatX>(n, 1), *out = randoms(n, 1);
+    floatX *gx = upX<floatX>(x, n), *gy = upX<floatX>(y, n), *got = room<floatX>(n);
+    gelu_forward(got, gx, n);
+    ref::gelu_forward(out, x, n);
+    near("gelu", got, out, n, 1);
+    gelu_backward(got, gy, gx, n);
+    ref::gelu_backward(out, y, x, n);
+    near("gelu backward", got, out, n, 1);
+    residual_forward(got, gx, gy, n);
+    ref::residual_forward(out, x, y, n);
+    near("residual", got, out, n, 1);
+}
+BOTH_TYPES(elementwise)
+
+template <typename floatX> static void classifier(const char* dtype) {
+    static const int shapes[][3] = {{5, 11, 16}, {3, 300, 384}, {1, 1, 8}}; // N, V, Vp
+    for (int s = 0; s < 3; s++) {
+        int N = shapes[s][0], V = shapes[s][1], Vp = shapes[s][2], targets[8];
+        say(dtype, N, V, Vp);
+        size_t n = (size_t)N * Vp;
+        float *z = rounded<floatX>(n, 3), *losses = randoms((size_t)N, 1), *lse = randoms((size_t)N,
+                                                                                          1), *glosses = room<float>((size_t)N);
+        floatX* gz = upX<floatX>(z, n);
+        for (int i = 0; i < N; i++) { targets[i] = (int)(random_u32(&rng) % (uint32_t)V); }
+        crossentropy(glosses, gz, up(targets, (size_t)N), N, V, Vp, 0);
+        near("logits stay", gz, z, n, 1);
+        ref::crossentropy_forward(losses, lse, z, targets, N, V, Vp);
+        near("losses", glosses, losses, (size_t)N, V);
+        crossentropy(glosses, gz, up(targets, (size_t)N), N, V, Vp, 1);
+        ref::crossentropy_backward(z, lse, targets, 1.0f, N, V, Vp);
+        near("dlogits", gz, z, n, V);
+    }
+}
+BOTH_TYPES(classifier)
+
+// ----------------------------------------------------------------------------------------------------------------------
+// The DynMoE layer
+
+typedef struct { int N, C, E, H; float G; int all; const char* what; } MoeShape; // G for all experts; all: one mask bit each
+
+static const MoeShape moe_shapes[] = {
+    {37, 24, 5, 40, 0.05f, 1, "some"}, {300, 16, 8, 24, 0.0f, 1, "more than one block"}, {9, 8, 1, 8, -2.0f, 1,
+        "one expert, always"},
+    {9, 8, 1, 8, 2.0f, 1, "one expert, never"}, {20, 10, 3, 7, -2.0f, 1, "all open, odd sizes"}, {20, 12, 4, 8, 2.0f, 1,
+        "k = 0 for all"},
+    {33, 8, 4, 16, 0.0f, 0, "one active expert"}, {1, 3, 2, 5, 0.0f, 1, "one token"}};
+
+template <typename floatX> static void moe_layer(const char* dtype) {
+    // gate, dispatch, gather, experts, combine and everything back, for top-any and the softmax routers
+    for (int s = 0; s < 8 * 6; s++) {
+        const MoeShape* m = &moe_shapes[s / 6];
+        int N = m->N, C = m->C, E = m->E, H = m->H, way = s % 6, softmax = way >= 3, normalised = way != 1, fallback = way == 2;
+        int K = way == 3 ? 1 : way == 4 ? (E < 2 ? E : 2) : E, mask[8], renormalise = way == 4 && K > 1;
+        float P = way == 5 ? 0.6f : INFINITY, G[8], tau = 2.0f;
+        char text[200];
+        snprintf(text, sizeof text, "%s, %s, way %d", dtype, m->what, way);
+        where = text;
+        for (int e = 0; e < E; e++) { mask[e] = m->all || e == 1; G[e] = m->G + 0.02f * (float)e; }
+        size_t nc = (size_t)N * C, ne = (size_t)N * E, ec = (size_t)E * C, hc = (size_t)E * H * C, eh = (size_t)E * H;
+        float *x = rounded<floatX>(nc, 1), *W = randoms(ec, 0.7f), *fcw = rounded<floatX>(hc, 0.3f), *fcb = rounded<floatX>(eh,
+                                                                                                                            0.3f);
+        float *fcprojw = rounded<floatX>(hc, 0.3f), *fcprojb = rounded<floatX>(ec, 0.3f), *dy = rounded<floatX>(nc, 1);
+        // C
+        int *open = (int*)alloc_zeroed(ne * 4, 4,
+                                       "a test"), *row_of = open + ne, *row_token = row_of + ne, *k = row_token + ne, offset[9];
+        float *score = randoms(ne, 1), *weight = randoms(ne, 1), *dgate = randoms(ne, 1), *xnorm = randoms((size_t)N, 1), wnorm[8];
+        if (!softmax) {
+            ref::gate_forward(open, k, score, xnorm, wnorm, x, W, G, mask, fallback, N, C, E);
+            ref::mean_forward(weight, open, k, N, E);
+        } else {
+            ref::softmax_gate_forward(open, k, weight, score, x, W, mask, K, P, renormalise, N, C, E);
+        }
+        int R = ref::dispatch(row_of, row_token, offset, open, N, E), want_count[8], want_hist[9];
+        float want_low[8], want_high[8];
+        ref::route_stats(want_count, want_hist, want_low, want_high, open, k, score, N, E);
+        size_t rc = (size_t)R * C, rh = (size_t)R * H;
+        float *xr = randoms(rc, 1), *out = randoms(rc, 1), *pre = randoms(rh, 1), *act = randoms(rh, 1), *y = randoms(nc, 1);
+        ref::gather_forward(xr, x, row_token, R, C);
+        ref::experts_forward(out, pre, act, xr, fcw, fcb, fcprojw, fcprojb, offset, E, C, H);
+        ref::combine_forward(y, out, row_of, weight, N, C, E);
+        // CUDA
+        int room_rows = N * E + E * ROW_PAD, *gopen = room<int>(ne), *gk = room<int>((size_t)N), *gmask = up(mask, (size_t)E);
+        int *grow_of = room<int>(ne), *grow_token = room<int>((size_t)room_rows);
+        int* block_count = room<int>((size_t)(N / BLOCK + 1) * E);
+        float *gscore = room<float>(ne), *gweight = room<float>(ne), *gdgate = room<float>(ne), *gxnorm = room<float>((size_t)N);
+        float *gwnorm = room<float>((size_t)E), *gW = up(W, ec), *gG = up(G, (size_t)E);
+        floatX *gx = upX<floatX>(x, nc), *gfcw = upX<floatX>(fcw, hc), *gfcb = upX<floatX>(fcb,
+                                                                                           eh), *gfcprojw = upX<floatX>(fcprojw,
+                                                                                                                        hc);
+        floatX *gfcprojb = upX<floatX>(fcprojb, ec), *gy = room<floatX>(nc);
+        if (!softmax) {
+            gate_forward(gopen, gk, gweight, gscore, gxnorm, gwnorm, gx, gW, gG, gmask, fallback, N, C, E);
+        } else {
+            softmax_gate_forward(gopen, gk, gweight, gscore, gx, gW, gmask, K, P, renormalise, N, C, E);
+        }
+        equal("open", gopen, open, ne);
+        equal("k", gk, k, (size_t)N);
+        near("score", gscore, score, ne, C);
+        near("weight", gweight, weight, ne, C);
+        RouteStats* stats = room<RouteStats>(1);
+        RouteStats host;
+        int padded = dispatch(grow_of, grow_token, stats, &host, block_count, gopen, gk, gscore, N, E, room_rows);
+        for (int e = 0; e < E; e++) {
+            ck_assert_int_eq(host.count[e], offset[e + 1] - offset[e]);
+            ck_assert_int_eq(host.count[e], want_count[e]);
+            ck_assert_int_eq(host.offset[e] % ROW_PAD, 0);
+            ck_assert(fabsf(host.low[e] - want_low[e]) < 1e-5f && fabsf(host.high[e] - want_high[e]) < 1e-5f);
+        }
+        for (int j = 0; j <= E; j++) { ck_assert_int_eq(host.hist[j], want_hist[j]); }
+        int *rows = (int*)alloc_zeroed(ne, 4, "a test"), *tokens = (int*)alloc_zeroed((size_t)room_rows, 4, "a test"), real = 0;
+        to_host(rows, grow_of, ne * sizeof(int));
+        to_host(tokens, grow_token, (size_t)room_rows * sizeof(int));
+        for (int i = 0; i < N * E; i++) { // the same rows, each expert's moved to its padded place
+            int e = i % E, want = row_of[i] < 0 ? -1 : row_of[i] - offset[e] + host.offset[e];
+            if (rows[i] != want || (want >= 0 && tokens[want] != i / E)) { ck_abort_msg("%s: row_of[%d]: %d, want %d", where, i,
+                                                                                        rows[i], want); }
+        }
+        for (int r = 0; r < padded; r++) { real += tokens[r] >= 0; }
+        ck_assert_int_eq(real, R);
+        size_t prc = (size_t)padded * C, prh = (size_t)padded * H;
+        floatX *gxr = room<floatX>(prc), *gout = room<floatX>(prc), *gpre = room<floatX>(prh), *gact = room<floatX>(prh);
+        gather_forward(gxr, gx, grow_token, padded, C);
+        experts_forward(gout, gpre, gact, gxr, gfcw, gfcb, gfcprojw, gfcprojb, host.offset, host.count, E, C, H);
+        combine_forward(gy, (floatX*)NULL, gout, grow_of, gweight, N, C, E);
+        slack = sizeof(floatX) == 2 ? 4.0 / 256 : 3e-7; // pre, act and out are stored in between
+        near("y", gy, y, nc, C + H);
+        // back, C
+        float *dout = randoms(rc, 1), *dpre = randoms(rh, 1), *dx = randoms(nc, 1), *dW = randoms(ec,
+                                                                                                  0.1f), *dG = randoms((size_t)E,
+                                                                                                                       0.1f);
+        float *dfcw = randoms(hc, 0.1f), *dfcb = randoms(eh, 0.1f), *dfcprojw = randoms(hc, 0.1f), *dfcprojb = randoms(ec, 0.1f);
+        float *gdW = up(dW, ec), *gdG = up(dG, (size_t)E), *gdfcw = up(dfcw, hc), *gdfcb = up(dfcb, eh), *gdfcprojw = up(dfcprojw,
+                                                                                                                         hc);
+        float *gdfcprojb = up(dfcprojb, ec), *scratch = room<float>((size_t)(N / SLAB + 1) * (ec > eh ? ec : eh)), share[8], b, h;
+        double* sums = room<double>(2 * (size_t)E);
+        PerExpert per;
+        int n1 = N - host.hist[0], active = 0;
+        for (int e = 0; e < E; e++) { active += mask[e]; }
+        ref::combine_backward(dout, dgate, dy, out, row_of, weight, N, C, E);
+        ref::experts_backward(dout, dpre, dfcw, dfcb, dfcprojw, dfcprojb, dout, xr, pre, act, fcw, fcprojw, offset, E, C, H);
+        ref::gather_backward(dx, dout, row_of, N, C, E);
+        // back, CUDA
+        floatX *gdout = room<floatX>(prc), *gdpre = room<floatX>(prh), *gdx = room<floatX>(nc);
+        combine_backward(gdout, gdgate, upX<floatX>(dy, nc), gout, grow_of, gweight, N, C, E);
+        slack *= 3;
+        near("dweight", gdgate, dgate, ne, C + H);
+        experts_backward(gdout, gdpre, gdfcw, gdfcb, gdfcprojw, gdfcprojb, gdout, gxr, gpre, gact, gfcw, gfcprojw, scratch,
+                         host.offset,
+                         host.count, E, C, H);
+        gather_backward(gdx, gdout, grow_of, N, C, E);
+        near("dx, experts", gdx, dx, nc, C + H);
+        near("dfcw", gdfcw, dfcw, hc, N);
+        near("dfcb", gdfcb, dfcb, eh, N);
+        near("dfcprojw", gdfcprojw, dfcprojw, hc, N);
+        near("dfcprojb", gdfcprojb, dfcprojb, ec, N);
+        if (!softmax) { // from here on from the same dweight
+            to_device(gdgate, dgate, ne * sizeof(float));
+            ref::mean_backward(dgate, open, k, normalised, N, E);
+            ref::balance_loss(dgate, open, k, 0.7f, N, E);
+            ref::efficiency_loss(dgate, open, k, 0.9f, N, E);
+            for (int e = 0; e < E; e++) { per.of[e] = n1 > 0 ? (float)((double)host.used[e] / n1) : 0.0f; }
+            gate_gradient_kernel<<<blocks_for((size_t)N, BLOCK), BLOCK>>>(gdgate, gopen, gk, per,
+                                                                          n1 > 0 ? 0.7f * (float)E / (float)n1 : 0.0f,
+                                                                          0.9f / ((float)N * (float)E), normalised, N, E);
+            LAUNCHED();
+            slack = 1e-6;
+            near("dgate", gdgate, dgate, ne, E);
+            to_device(gdgate, dgate, ne * sizeof(float));
+            ref::gate_backward_add(dx, dW, dG, dgate, open, score, xnorm, wnorm, x, W, G, tau, N, C, E);
+            gate_backward_add(gdx, gdW, gdG, gdgate, gopen, gscore, gxnorm, gwnorm, gx, gW, gG, tau, scratch, sums, N, C, E);
+            near("dG", gdG, dG, (size_t)E, N);
+        } else {
+            to_device(gdgate, dgate, ne * sizeof(float));
+            ref::softmax_losses(&b, &h, share, open, score, mask, way == 5 ? 1 : K < active ? K : active, N, E);
+            memcpy(per.of, share, (size_t)E * sizeof(float));
+            ref::softmax_gate_backward_add(dx, dW, dgate, open, weight, score, x, W, 0.8f, share, 0.6f, renormalise, N, C, E);
+            softmax_gate_backward_add(gdx, gdW, gdgate, gopen, gweight, gscore, gx, gW, 0.8f, per, 0.6f, renormalise, scratch, N, C,
+                                      E);
+        }
+        slack = sizeof(floatX) == 2 ? 16.0 / 256 : 3e-6;
+        near("dx", gdx, dx, nc, C + H + E);
+        slack = 3e-6; // W is float in both
+        near("dW", gdW, dW, ec, N + E);
+        slack = 0.0;
+        free(open); free(rows); free(tokens);
+    }
+}
+BOTH_TYPES(moe_layer)
+
+START_TEST(optimizer_and_rows) {
+    size_t n = 700;
+    say("adamw", 700, 0, 0);
+    float *p = randoms(n, 1), *g = randoms(n, 1), *m = randoms(n, 0.1f), *v = randoms(n, 0.1f);
+    for (size_t i = 0; i < n; i++) { v[i] *= v[i]; }
+    float *gp = up(p, n), *gm = up(m, n), *gv = up(v, n);
+    bf16* copy = room<bf16>(n);
+    adamw_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(gp, copy, up(g, n), gm, gv, n, 1e-2f, 0.9f, 0.99f, 1e-8f, 0.1f, 0.3f, 0.02f,
+                                                  0.5f);
+    LAUNCHED();
+    ref::adamw(p, g, m, v, n, 1e-2f, 0.9f, 0.99f, 1e-8f, 0.1f, 0.3f, 0.02f, 0.5f);
+    near("p", gp, p, n, 1);
+    near("m", gm, m, n, 1);
+    near("v", gv, v, n, 1);
+    near("the copy for kernels", copy, p, n, 1);
+    const int mask[5] = {1, 0, 1, 1, 1};
+    float* W = randoms(5 * 40, 2);
+    memset(W + 2 * 40, 0, 40 * sizeof(float)); // no direction: stays
+    float* gW = up(W, 5 * 40);
+    unit_rows_kernel<<<WARPS(5)>>>(gW, up(mask, 5), 40, 5);
+    LAUNCHED();
+    ref::unit_rows(W, mask, 40, 5);
+    near("unit rows", gW, W, 5 * 40, 40);
+    float *t = randoms(50 * 3, 1);
+    double sums[3], want[3] = {0, 0, 0}, *scratch = room<double>(3);
+    for (int i = 0; i < 150; i++) { t[i] = fabsf(t[i]); want[i % 3] += (double)t[i]; }
+    token_sums(sums, up(t, 150), scratch, 50, 3, 0);
+    for (int e = 0; e < 3; e++) { ck_assert(fabs(sums[e] - want[e]) < 1e-9); }
+    int k[50];
+    double sum[40], *gsum;
+    float* x = randoms(50 * 40, 1);
+    for (int i = 0; i < 50; i++) { k[i] = i % 3; }
+    for (int c = 0; c < 40; c++) { sum[c] = 1.0 + c; }
+    gsum = up(sum, 40);
+    record_sum_kernel<<<2, WARP>>>(gsum, up(k, 50), up(x, 50 * 40), 50, 40);
+    LAUNCHED();
+    for (int i = 0; i < 50; i += 3) { for (int c = 0; c < 40; c++) { sum[c] += (double)x[i * 40 + c]; } }
+    double got[40];
+    to_host(got, gsum, sizeof got);
+    for (int c = 0; c < 40; c++) { ck_assert_msg(got[c] == sum[c], "record_sum[%d]: %.17g, want %.17g", c, got[c], sum[c]); }
+} END_TEST
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Whole steps: the same run in both programs
+
+static GPT2 model;
+static ref::GPT2 twin;
+static Settings settings_cu;
+static ref::Settings settings_c;
+static unsigned char bytes[3000];
+
+static void start_both(const char* line, int is_bf16) { // the same flags, the same first parameters
+    const char* argv[64] = {"test"};
+    static char words[600]; // the settings point into it
+    int argc = 1;
+    uint64_t state = 5;
+    snprintf(words, sizeof words, "%s", line);
+    for (char* word = strtok(words, " "); word != NULL; word = strtok(NULL, " ")) { argv[argc++] = word; }
+    settings_cu = flags_read(argc, argv);
+    settings_c = ref::flags_read(argc, argv);
+    ref::gpt2_build(&twin, ref::config_make(&settings_c, 20, NULL), settings_c.batch, settings_c.context, 1);
+    ref::gpt2_init(&twin, settings_c.start_experts, 0, settings_c.threshold, &state);
+    for (int i = 0; i < twin.n_tensors; i++) { // values like those of a trained model
+        const ref::Tensor* t = &twin.table[i];
+        float* p = twin.params_memory + t->offset;
+        if (t->first == ref::ORTHOGONAL) { continue; }
+        size_t n = strcmp(t->name, "wte") == 0 ? (size_t)twin.config.V * twin.config.C : t->size;
+        for (size_t j = 0; j < n; j++) {
+            p[j] = (t->first == ref::ONES ? 1.0f : 0.0f) + (strstr(t->name, "gateG") ? 0.1f : 0.2f) * (float)random_normal(&rng);
+        }
+        if (is_bf16 && strstr(t->name, "gate") == NULL) { round_to<bf16>(p, t->size); }
+    }
+    memset(&model, 0, sizeof model);
+    model.bf16 = is_bf16;
+    gpt2_build(&model, config_make(&settings_cu, 20, NULL), settings_cu.batch, settings_cu.context, 1);
+    ck_assert(model.n_params == twin.n_params && model.n_tensors == twin.n_tensors);
+    memcpy(model.params_memory, twin.params_memory, model.n_params * sizeof(float));
+    for (int l = 0; l < model.config.L; l++) { memcpy(model.layer[l].mask, twin.layer[l].mask, sizeof twin.layer[l].mask); }
+    gpt2_to_device(&model);
+    for (int i = 0; i < 3000; i++) {
+        bytes[i] = (unsigned char)(i < 1 || random_u32(&rng) % 8 == 0 ? random_u32(&rng) % 20 : (5u * bytes[i - 1] + 1) % 20);
+    }
+}
+
+static void free_both(void) { gpt2_free(&model); ref::gpt2_free(&twin); }
+
+static void compare_layers(const char* when) { // decisions must be equal
+    for (int l = 0; l < model.config.L; l++) {
+        for (int e = 0; model.config.moe[l] && e < model.config.E; e++) {
+            if (model.layer[l].count[e] != twin.layer[l].count[e] || model.layer[l].mask[e] != twin.layer[l].mask[e]) {
+                ck_abort_msg("%s, layer %d, expert %d: %d tokens, mask %d; the C program: %d, %d", when, l, e,
+                             model.layer[l].count[e],
+                             model.layer[l].mask[e], twin.layer[l].count[e], twin.layer[l].mask[e]);
+            }
+        }
+    }
+}
+
+static const char* const step_flags[] = {
+    "--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers none",
+    "--layers 3 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers 0,2 --experts 5 --start-experts 3 --aux-diversity 0.3 "
+    "--aux-simplicity 0.2 --aux-balance 0.4 --aux-efficiency 0.5",
+    "--layers 2 --heads 1 --channels 12 --context 9 --batch 2 --moe-layers all --experts 4 --kgrad detached --gate-scale 3 "
+    "--shared-experts 2 --expert-width 20",
+    "--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 4 --router top-k --topk 2",
+    "--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 4 --router top-p --topp 0.6 "
+    "--aux-entropy 0.3",
+    "--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 3 --router dense --shared-experts 1"};
+
+static void one_step(int is_bf16) { // loss, auxiliary terms and every gradient of one step
+    for (int f = 0; f < 6; f++) {
+        start_both(step_flags[f], is_bf16);
+        int x[64], y[64], B = settings_cu.batch, T = settings_cu.context;
+        for (int i = 0; i < B * T; i++) { x[i] = bytes[i]; y[i] = bytes[i + 1]; }
+        double loss = (double)gpt2_forward(&model, x, y, B, T, 1), want = (double)ref::gpt2_forward(&twin, x, y, B, T, 1);
+        double tolerance = is_bf16 ? 3.0 / 256 : 2e-5;
+        ck_assert_msg(fabs(loss - want) < tolerance * want, "%s: loss %.7f, want %.7f", step_flags[f], loss, want);
+        if (!is_bf16) {
+            compare_layers(step_flags[f]);
+            ck_assert_msg(fabs((double)model.aux - (double)twin.aux) < 1e-5, "%s: aux %.7f, want %.7f", step_flags[f],
+                          (double)model.aux,
+                          (double)twin.aux);
+        }
+        gpt2_zero_grad(&model);
+        gpt2_backward(&model, 0.5f);
+        ref::gpt2_zero_grad(&twin);
+        ref::gpt2_backward(&twin, 0.5f);
+        float* grads = (float*)alloc_zeroed(model.n_params, sizeof(float), "a test");
+        to_host(grads, gpt2_grads(&model), model.n_params * sizeof(float));
+        double norm = gpt2_grad_norm(&model), want_norm = ref::gpt2_grad_norm(&twin);
+        ck_assert_msg(fabs(norm - want_norm) < (is_bf16 ? 0.05 : 1e-4) * want_norm, "%s: norm %.6f, want %.6f", step_flags[f], norm,
+                      want_norm);
+        for (int i = 0; i < model.n_tensors; i++) {
+            const Tensor* t = &model.table[i];
+            double largest = 1e-6 * want_norm, worst = 0.0;
+            for (size_t j = t->offset; j < t->offset + t->size; j++) {
+                largest = fmax(largest, fabs((double)twin.grads_memory[j]));
+                worst = fmax(worst, fabs((double)grads[j] - (double)twin.grads_memory[j]));
+            }
+            // bf16: a token whose cosine is within rounding of a threshold may be routed otherwise, so only the size is bounded
+            double allowed = is_bf16 ? 0.2 * largest + 0.02 * want_norm : 2e-4 * largest;
+            if (!(worst <= allowed)) { ck_abort_msg("%s: gradient of %s: off by %.3g, allowed %.3g", step_flags[f], t->name, worst,
+                                                    allowed); }
+        }
+        free(grads);
+        free_both();
+    }
+}
+START_TEST(one_step_in_fp32) { one_step(0); } END_TEST
+START_TEST(one_step_in_bf16) { one_step(1); } END_TEST
+
+static FILE* nowhere(void) { FILE* f = fopen("/dev/null", "w"); ck_assert(f != NULL); return f; }
+
+START_TEST(ten_steps_with_an_add_and_a_remove) {
+    // expert 1 of layer 0 starts with G = 2: nobody uses it, it goes; and tokens without experts bring another one
+    start_both("--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 5 --start-experts 3 "
+               "--steps 12 "
+               "--window 2 --period 5 --adapt-stop 1 --warmup 2 --lr 0.003", 0);
+    int x[64], y[64], adds = 0, removes = 0;
+    float norm, want_norm;
+    for (int e = 0; e < 3; e++) { twin.params.h[0].gateG[e] = e == 1 ? 2.0f : 0.25f; }
+    memcpy(model.params_memory, twin.params_memory, model.n_params * sizeof(float));
+    gpt2_to_device(&model);
+    Shard shard = {bytes, 3000};
+    ref::Shard ref_shard = {bytes, 3000};
+    Data data = {&shard, 1, 1, "a text"};
+    ref::Data ref_data = {&ref_shard, 1, 1, "a text"};
+    Progress p = {0, 11, 22, INFINITY};
+    ref::Progress q = {0, 11, 22, INFINITY};
+    static Routing r[MAX_LAYERS];
+    static ref::Routing rr[MAX_LAYERS];
+    FILE* log = nowhere();
+    ck_assert(freopen("/dev/null", "w", stdout) != NULL);
+    for (int step = 0; step < 10; step++) {
+        int before[2] = {0, 0}, after[2] = {0, 0};
+        for (int e = 0; e < 5; e++) { before[0] += model.layer[0].mask[e]; before[1] += model.layer[1].mask[e]; }
+        int had1 = model.layer[0].mask[1];
+        double loss = train_step(&model, &settings_cu, &data, &p, x, y, r, log, &norm);
+        double want = ref::train_step(&twin, &settings_c, &ref_data, &q, x, y, rr, log, &want_norm);
+        ck_assert_msg(fabs(loss - want) < 1e-4, "step %d: loss %.7f, want %.7f", step, loss, want);
+        compare_layers("a step");
+        for (int e = 0; e < 5; e++) { after[0] += model.layer[0].mask[e]; after[1] += model.layer[1].mask[e]; }
+        adds += after[1] > before[1];
+        removes += had1 && !model.layer[0].mask[1];
+        (void)after;
+    }
+    adds += model.layer[0].mask[3] || model.layer[0].mask[4] || model.layer[0].mask[1];
+    ck_assert_msg(adds > 0 && (removes > 0 || twin.layer[0].mask[1]), "%d adds, %d removes", adds, removes);
+    gpt2_to_host(&model);
+    for (int i = 0; i < model.n_tensors; i++) {
+        const Tensor* t = &model.table[i];
+        for (size_t j = t->offset; j < t->offset + t->size; j++) { // Adam turns rounding of tiny gradients into part of a step
+            ck_assert_msg(fabsf(model.params_memory[j] - twin.params_memory[j]) < 10 * 0.003f, "%s", t->name);
+        }
+    }
+    fclose(log);
+    free_both();
+} END_TEST
+
+START_TEST(checkpoints_are_exchanged_both_ways) {
+    char path[100], again[100];
+    snprintf(path, sizeof path, "%s/a.safetensors", folder);
+    snprintf(again, sizeof again, "%s/b.safetensors", folder);
+    start_both("--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 5 --start-experts 3 "
+               "--shared-experts 1", 0);
+    for (size_t i = 0; i < twin.n_params; i++) { twin.m_memory[i] = (float)i; twin.v_memory[i] = 0.5f * (float)i; }
+    twin.layer[1].record_count[2] = 77;
+    twin.layer[1].record_sum[3] = 1.25;
+    twin.layer[0].record_unrouted = 5;
+    twin.recording = 1;
+    ref::Progress q = {7, 123, 456, 2.5f};
+    ref::checkpoint_save(&twin, &q, path);
+    SafeFile f = safetensors_open(path);
+    Progress p = {0, 0, 0, 0};
+    ck_assert(config_make(&settings_cu, 20, &f).E == 5);
+    checkpoint_load(&model, &f, &p);
+    safetensors_close(&f);
+    ck_assert(p.step == 7 && p.rng_data == 123 && p.rng_sample == 456 && p.best_val == 2.5f && model.recording == 1);
+    gpt2_to_device(&model);
+    memset(model.params_memory, 0, model.n_params * sizeof(float)); // what is saved now comes from the device
+    memset(model.m_memory, 0, model.n_params * sizeof(float));
+    memset(model.layer[1].record_sum, 0, 16 * sizeof(double));
+    checkpoint_save(&model, &p, again);
+    ref::SafeFile a = ref::safetensors_open(path), b = ref::safetensors_open(again);
+    ck_assert_int_eq(a.n, b.n);
+    for (int i = 0; i < a.n; i++) {
+        const ref::SafeTensor* t = ref::safetensors_find(&b, a.tensors[i].name);
+        ck_assert_msg(t != NULL && t->bytes == a.tensors[i].bytes && memcmp(t->data, a.tensors[i].data, t->bytes) == 0,
+                      "%s differs",
+                      a.tensors[i].name);
+    }
+    ref::Progress back = {0, 0, 0, 0};
+    ref::checkpoint_load(&twin, &b, &back);
+    ck_assert(back.step == 7 && twin.layer[1].record_count[2] == 77 && twin.layer[1].record_sum[3] == 1.25);
+    free_both();
+} END_TEST
+
+START_TEST(evaluation_and_logits) {
+    start_both(step_flags[1], 0);
+    int x[64], y[64], B = settings_cu.batch, T = settings_cu.context;
+    for (int i = 0; i < B * T; i++) { x[i] = bytes[i]; y[i] = bytes[i + 1]; }
+    double loss = (double)gpt2_forward(&model, x, y, B, T, 0), want = (double)ref::gpt2_forward(&twin, x, y, B, T, 0);
+    ck_assert_msg(fabs(loss - want) < 2e-5 * want, "loss %.7f, want %.7f", loss, want);
+    compare_layers("evaluation");
+    for (int row = 0; row < B * T; row += 7) {
+        const float *got = gpt2_logits(&model, row), *logits = ref::gpt2_logits(&twin, row);
+        for (int v = 0; v < 20; v++) { ck_assert_msg(fabsf(got[v] - logits[v]) < 1e-4f, "logit %d: %g, want %g", v, (double)got[v],
+                                                     (double)logits[v]); }
+    }
+    free_both();
+} END_TEST
+
+// ----------------------------------------------------------------------------------------------------------------------
+
+int main(void) {
+    char name[300];
+    int is_bf16;
+    gpu_start(name, sizeof name, "auto", &is_bf16);
+    ref::threads_set(1);
+    printf("on %s\n", name);
+    if (mkdtemp(folder) == NULL) { perror(folder); return 1; }
+    Suite* suite = suite_create("train_gpt2_dynmoe.cu");
+    TCase* tc = tcase_create("all");
+    tcase_set_timeout(tc, 600);
+    suite_add_tcase(suite, tc);
+    #define TEST(name) tcase_add_test(tc, name);
+    #define TEST_BOTH(name) TEST(name##_fp32) if (is_bf16) { TEST(name##_bf16) }
+    TEST_BOTH(embedding)
+    TEST_BOTH(layernorm)
+    TEST_BOTH(matmuls)
+    TEST_BOTH(attention)
+    TEST_BOTH(elementwise)
+    TEST_BOTH(classifier)
+    TEST_BOTH(moe_layer)
+    TEST(optimizer_and_rows)
+    TEST(one_step_in_fp32)
+    if (is_bf16) { TEST(one_step_in_bf16) }
+    TEST(evaluation_and_logits)
+    TEST(checkpoints_are_exchanged_both_ways)
+    TEST(ten_steps_with_an_add_and_a_remove) // the last: it closes stdout
+    int out = dup(1); // for the summary
+    SRunner* sr = srunner_create(suite);
+    srunner_set_fork_status(sr, CK_NOFORK); // a CUDA context does not survive a fork
+    srunner_run_all(sr, CK_SILENT);
+    int failed = srunner_ntests_failed(sr), run = srunner_ntests_run(sr);
+    TestResult** results = srunner_failures(sr);
+    for (int i = 0; i < failed; i++) { dprintf(out, "FAILED %s:%d: %s\n", tr_lfile(results[i]), tr_lno(results[i]),
+                                               tr_msg(results[i])); }
+    dprintf(out, "%d passed, %d failed\n", run - failed, failed);
+    free(results);
+    srunner_free(sr);
+    char command[100];
+    snprintf(command, sizeof command, "%s/a.safetensors", folder); unlink(command);
+    snprintf(command, sizeof command, "%s/b.safetensors", folder); unlink(command);
+    rmdir(folder);
+    return failed > 0;
+}

@@ -1,0 +1,3531 @@
+/*
+A GPT-2 whose feed-forward layers are DynMoE layers, trained on one NVIDIA GPU: the CUDA twin of train_gpt2_dynmoe.c.
+
+DynMoE (Guo, Cheng, Tang, Tu, Lin: "Dynamic Mixture of Experts", ICLR 2025, arXiv 2405.14297). Read the C program first: it is
+the reference, and this file does the same in the same order with the same names. Same flags, data, logs and checkpoints: a run
+that one of them stopped the other goes on with. Kernels stand beside the functions that launch them; a launcher has the name
+and the arguments of its C twin. Host code that both programs share is the same text (make check-style compares it).
+
+    make train_gpt2_dynmoe_cu                        builds for the GPU that is here
+    ./train_gpt2_dynmoe_cu --data FILE --out DIR     trains; --dtype bf16 (default where the GPU has it) or fp32
+    make train CUDA_ON_CPU=1                         runs this source without a GPU (docs/cuda_on_cpu.md)
+
+The letters, as in the C program:
+    B sequences in a batch, T tokens in a sequence, N = B*T tokens, C channels, V vocabulary, Vp = V padded to 128,
+    L layers, NH heads, HS = C/NH, H hidden width of an expert, E experts in the pool (active or not), S shared experts,
+    R routed rows: one row for each pair (token, expert that it uses); here each expert's rows start at a multiple of 128.
+floatX is what weights and activations are stored in: float or __nv_bfloat16. Always float: the gate (W, G, scores), sums in all
+kernels and matrix products, gradients of parameters, Adam's moments, and the master copy of the parameters that AdamW updates.
+
+Same seed, same GPU, same dtype: the same bits. No float atomics; every sum has a fixed order. Another GPU or another cuBLAS
+rounds differently.
+
+Caveats: one GPU (what ranks would have to sum passes through one function, comm_sum); attention keeps its (T, T) matrices.
+*/
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <float.h>
+#include <glob.h>
+#include <inttypes.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include <cublasLt.h>
+#include <cublas_v2.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#ifndef COMMIT
+#define COMMIT "unknown"
+#endif
+#define MAX_LAYERS 128
+#define MAX_EXPERTS 64
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Tools: errors, memory, random numbers
+
+// one clear line, what to do about it, the end: exit code 2 for a wrong command line, 1 for the rest
+__attribute__((noreturn, format(printf, 3, 4))) void stop(int code, const char* hint, const char* fmt, ...) {
+    va_list args;
+    fflush(stdout);
+    fprintf(stderr, "error: ");
+    va_start(args, fmt);
+    vfprintf(stderr, fmt, args);
+    fprintf(stderr, "\n---> HINT: %s\n", hint != NULL ? hint : "--help lists all flags");
+    exit(code);
+}
+#define die(...) stop(1, __VA_ARGS__)
+#define die_usage(...) stop(2, __VA_ARGS__)
+#define require(ok, ...) do { if (!(ok)) { die(__VA_ARGS__); } } while (0) // else: hint, format, ...
+#define require_usage(ok, ...) do { if (!(ok)) { die_usage(__VA_ARGS__); } } while (0)
+
+void* alloc_zeroed(size_t n, size_t size, const char* what) { // n items of the given size, or one clear line
+    void* p = calloc(n ? n : 1, size);
+    require(p, "lower --batch, --context, --channels or --experts", "no memory for %s (%.1f MB)", what, 1e-6 * (double)n * size);
+    return p;
+}
+
+// xorshift64*: the state is one 64-bit number, never 0, so that it fits into a checkpoint
+uint32_t random_u32(uint64_t* state) {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return (uint32_t)((*state * 0x2545F4914F6CDD1Dull) >> 32);
+}
+
+float random_f32(uint64_t* state) { return (float)(random_u32(state) >> 8) / 16777216.0f; } // in [0, 1)
+
+double random_normal(uint64_t* state) { // Box-Muller
+    double u = (random_u32(state) + 1.0) / 4294967296.0, v = random_u32(state) / 4294967296.0;
+    return sqrt(-2.0 * log(u)) * cos(2.0 * 3.14159265358979323846 * v);
+}
+
+// one seed for everything: independent streams for the weights (0), the batches (1) and the samples (2)
+uint64_t random_stream(uint64_t seed, uint64_t stream) {
+    uint64_t state = (seed * 4 + stream + 1) * 0x9E3779B97F4A7C15ull;
+    for (int i = 0; i < 8; i++) { random_u32(&state); }
+    return state;
+}
+
+double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// CUDA tools: checks, memory on the device, sums within a warp and a block, the two types behind floatX
+
+void cuda_check(cudaError_t error, const char* file, int line) {
+    require(error == cudaSuccess, "look at nvidia-smi; with too little memory lower --batch or --context", "%s:%d: CUDA: %s", file,
+            line, cudaGetErrorString(error));
+}
+#define CUDA(call) cuda_check(call, __FILE__, __LINE__)
+#define LAUNCHED() cuda_check(cudaGetLastError(), __FILE__, __LINE__) // after each <<<>>>
+
+void cublas_check(cublasStatus_t status, const char* file, int line) {
+    require(status == CUBLAS_STATUS_SUCCESS, "is the GPU's memory full?", "%s:%d: cuBLAS: status %d", file, line, (int)status);
+}
+#define CUBLAS(call) cublas_check(call, __FILE__, __LINE__)
+
+static cublasHandle_t cublas;       // made by gpu_start
+static cublasLtHandle_t cublaslt;
+static void* lt_workspace;
+#define LT_WORKSPACE_BYTES ((size_t)32 << 20)
+#define WARP 32
+#define BLOCK 256                   // threads of a block where nothing else is said: 8 warps
+
+void* device_alloc(size_t n, size_t size, const char* what) { // n items of the given size, all zero, or one clear line
+    void* p = NULL;
+    cudaError_t error = cudaMalloc(&p, n * size > 0 ? n * size : 1);
+    require(error == cudaSuccess, "lower --batch, --context, --channels or --experts", "no GPU memory for %s (%.1f MB): %s", what,
+            1e-6 * (double)n * (double)size, cudaGetErrorString(error));
+    CUDA(cudaMemset(p, 0, n * size));
+    return p;
+}
+
+void to_device(void* d, const void* h, size_t bytes) { CUDA(cudaMemcpy(d, h, bytes, cudaMemcpyHostToDevice)); }
+void to_host(void* h, const void* d, size_t bytes) { CUDA(cudaMemcpy(h, d, bytes, cudaMemcpyDeviceToHost)); }
+
+int blocks_for(size_t n, int per_block) { return (int)((n + (size_t)per_block - 1) / (size_t)per_block); } // to cover n
+
+typedef __nv_bfloat16 bf16;
+__host__ __device__ inline float value(float x) { return x; }
+__host__ __device__ inline float value(bf16 x) { return __bfloat162float(x); }
+__host__ __device__ inline void store(float* p, float x) { *p = x; }
+__host__ __device__ inline void store(bf16* p, float x) { *p = __float2bfloat16(x); }
+inline cudaDataType_t type_of(const float*) { return CUDA_R_32F; }
+inline cudaDataType_t type_of(const bf16*) { return CUDA_R_16BF; }
+
+__device__ inline float warp_sum(float x) { // all lanes get the sum, added in the same order each time
+    for (int o = WARP / 2; o > 0; o /= 2) { x += __shfl_xor_sync(0xffffffffu, x, o); }
+    return x;
+}
+
+__device__ inline float warp_max(float x) {
+    for (int o = WARP / 2; o > 0; o /= 2) { x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, o)); }
+    return x;
+}
+
+__device__ inline double block_sum(double x) { // of a block of BLOCK threads; all threads get it
+    __shared__ double sums[BLOCK];
+    __syncthreads(); // of an earlier call
+    sums[threadIdx.x] = x;
+    for (int half = BLOCK / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) { sums[threadIdx.x] += sums[threadIdx.x + half]; }
+    }
+    __syncthreads();
+    return sums[0];
+}
+
+__device__ inline float block_max(float x) {
+    __shared__ float maxima[BLOCK];
+    __syncthreads();
+    maxima[threadIdx.x] = x;
+    for (int half = BLOCK / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) { maxima[threadIdx.x] = fmaxf(maxima[threadIdx.x], maxima[threadIdx.x + half]); }
+    }
+    __syncthreads();
+    return maxima[0];
+}
+
+// The row (or token, or whatever a warp works on) of this thread's warp, and its lane
+__device__ inline int warp_index(void) { return (int)((blockIdx.x * blockDim.x + threadIdx.x) / WARP); }
+__device__ inline int lane_index(void) { return (int)(threadIdx.x % WARP); }
+#define WARPS(n) blocks_for((size_t)(n) * WARP, BLOCK), BLOCK // launch configuration: one warp for each of n
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Matrix multiplication by cuBLAS. It thinks in columns: our row-major out (M, N) is its (N, M), so a and b change places.
+
+template <typename A, typename Out>
+void matmul(Out* out, const A* a, int ta, const A* b, int tb, int M, int N, int K, float alpha, float beta) {
+    // out (M, N) = alpha op(a) op(b) + beta out; op(a) is (M, K): a, or with ta the transpose of a (K, M); op(b) (K, N) likewise
+    if (M == 0 || N == 0) { return; }
+    CUBLAS(cublasGemmEx(cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &alpha, b, type_of(b),
+                        tb ? K : N, a, type_of(a), ta ? M : K, &beta, out, type_of(out), N, CUBLAS_COMPUTE_32F,
+                        CUBLAS_GEMM_DEFAULT));
+}
+
+template <typename floatX>
+void matmul_batched(floatX* out, const floatX* a, int ta, const floatX* b, int tb, int M, int N, int K, float alpha, int batches) {
+    // the same for matrices that lie behind each other, beta = 0
+    float beta = 0.0f;
+    CUBLAS(cublasGemmStridedBatchedEx(cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &alpha, b,
+                                      type_of(b), tb ? K : N, (long long)K * N, a, type_of(a), ta ? M : K, (long long)M * K, &beta,
+                                      out, type_of(out), N, (long long)M * N, batches, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+}
+
+unsigned alignment_of(const void* p) { // in bytes, at most 256, as cublasLt wants to be told
+    uintptr_t low = (uintptr_t)p & (~(uintptr_t)p + 1);
+    return p == NULL || low > 256 ? 256 : (unsigned)low;
+}
+
+template <typename floatX>
+int matmul_epilogue(floatX* out, const floatX* a, const floatX* b, int tb, int M, int N, int K, cublasLtEpilogue_t epilogue,
+                    const floatX* bias, floatX* aux) {
+    // out (M, N) = epilogue(a op(b)): BIAS adds bias (N); GELU_AUX_BIAS keeps the sum in aux (M, N) and takes gelu; DGELU
+    // multiplies by gelu'(aux). Returns 0, without having done it, where cublasLt has no algorithm for these sizes.
+    float alpha = 1.0f, beta = 0.0f;
+    int found = 0, on_aux = aux != NULL;
+    if (M == 0 || N % 8 != 0 || K % 8 != 0) { return M == 0; } // its epilogues want rows of 16 bytes
+    cublasLtMatmulDesc_t op;
+    cublasLtMatrixLayout_t A, B, D;
+    cublasLtMatmulPreference_t wish;
+    cublasLtMatmulHeuristicResult_t plan;
+    cublasOperation_t trans = tb ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cudaDataType_t type = type_of(out);
+    int64_t aux_ld = N;
+    uint64_t workspace = LT_WORKSPACE_BYTES;
+    uint32_t align_a = alignment_of(b), align_b = alignment_of(a), align_d = alignment_of(out);
+    CUBLAS(cublasLtMatmulDescCreate(&op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_TRANSA, &trans, sizeof trans));
+    CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+    if (bias != NULL) { CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias)); }
+    if (on_aux) {
+        CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux));
+        CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &aux_ld, sizeof aux_ld));
+    }
+    CUBLAS(cublasLtMatrixLayoutCreate(&A, type, (uint64_t)(tb ? K : N), (uint64_t)(tb ? N : K), tb ? K : N));
+    CUBLAS(cublasLtMatrixLayoutCreate(&B, type, (uint64_t)K, (uint64_t)M, K));
+    CUBLAS(cublasLtMatrixLayoutCreate(&D, type, (uint64_t)N, (uint64_t)M, N));
+    CUBLAS(cublasLtMatmulPreferenceCreate(&wish));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align_a, sizeof align_a));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align_b, sizeof align_b));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_d, sizeof align_d));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_d, sizeof align_d));
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cublaslt, op, A, B, D, D, wish, 1, &plan, &found);
+    if (status == CUBLAS_STATUS_SUCCESS && found > 0) {
+        CUBLAS(cublasLtMatmul(cublaslt, op, &alpha, b, A, a, B, &beta, out, D, out, D, &plan.algo, lt_workspace, LT_WORKSPACE_BYTES,
+                              0));
+    }
+    cublasLtMatmulPreferenceDestroy(wish);
+    cublasLtMatrixLayoutDestroy(A); cublasLtMatrixLayoutDestroy(B); cublasLtMatrixLayoutDestroy(D);
+    cublasLtMatmulDescDestroy(op);
+    return found > 0;
+}
+
+template <typename floatX>
+__global__ void copy_rows_kernel(floatX* out, const floatX* bias, size_t n, int OC) { // one thread for each number of out
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) { out[i] = bias[i % OC]; }
+}
+
+template <typename floatX>
+void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias, int N, int C, int OC) {
+    // inp (N, C), weight (OC, C), bias (OC) or NULL -> out (N, OC) = inp weight^T + bias
+    if (N == 0) { return; }
+    if (bias != NULL && matmul_epilogue(out, inp, weight, 1, N, OC, C, CUBLASLT_EPILOGUE_BIAS, bias, (floatX*)NULL)) { return; }
+    if (bias != NULL) {
+        copy_rows_kernel<<<blocks_for((size_t)N * OC, BLOCK), BLOCK>>>(out, bias, (size_t)N * OC, OC);
+        LAUNCHED();
+    }
+    matmul(out, inp, 0, weight, 1, N, OC, C, 1.0f, bias != NULL ? 1.0f : 0.0f);
+}
+
+// Sums over rows, for gradients of vectors, in two steps and always in the same order: first each slab of SLAB rows, then those.
+#define SLAB 256
+int slabs_for(int N) { return blocks_for((size_t)N, SLAB); }
+
+template <typename floatX>
+__global__ void column_sums_kernel(float* partial, const floatX* x, int N, int C) {
+    // x (N, C) -> partial (slabs, C). One block of (32, 8) threads for 32 columns and a slab; 8 rows at a time
+    __shared__ float sums[8][WARP];
+    int c = blockIdx.x * WARP + threadIdx.x, end = min(N, (int)(blockIdx.y + 1) * SLAB);
+    float sum = 0.0f;
+    for (int i = blockIdx.y * SLAB + threadIdx.y; c < C && i < end; i += 8) { sum += value(x[(size_t)i * C + c]); }
+    sums[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || c >= C) { return; }
+    for (int k = 1; k < 8; k++) { sum += sums[k][threadIdx.x]; }
+    partial[(size_t)blockIdx.y * C + c] = sum;
+}
+
+__global__ void add_slabs_kernel(float* out, const float* partial, int slabs, int n) { // out (n) += sum of partial (slabs, n)
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    float sum = 0.0f;
+    if (i >= n) { return; }
+    for (int s = 0; s < slabs; s++) { sum += partial[(size_t)s * n + i]; }
+    out[i] += sum;
+}
+
+void add_slabs(float* out, const float* partial, int slabs, int n) {
+    add_slabs_kernel<<<blocks_for((size_t)n, BLOCK), BLOCK>>>(out, partial, slabs, n);
+    LAUNCHED();
+}
+
+template <typename floatX>
+void column_sums_add(float* out, const floatX* x, float* scratch, int N, int C) { // out (C) += sum over the rows of x (N, C)
+    if (N == 0) { return; }
+    column_sums_kernel<<<dim3(blocks_for((size_t)C, WARP), slabs_for(N)), dim3(WARP, 8)>>>(scratch, x, N, C);
+    LAUNCHED();
+    add_slabs(out, scratch, slabs_for(N), C);
+}
+
+template <typename floatX>
+void matmul_backward(floatX* dinp, float* dweight, float* dbias, const floatX* dout, const floatX* inp, const floatX* weight,
+                     float* scratch, int N, int C, int OC) {
+    // forward: out = inp weight^T + bias
+    // dout (N, OC) -> dinp (N, C) overwritten; dweight (OC, C), dbias (OC) or NULL added
+    if (N == 0) { return; }
+    if (dinp != NULL) { matmul(dinp, dout, 0, weight, 0, N, C, OC, 1.0f, 0.0f); }
+    matmul(dweight, dout, 1, inp, 0, OC, C, N, 1.0f, 1.0f);
+    if (dbias != NULL) { column_sums_add(dbias, dout, scratch, N, OC); }
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// The other layers of a GPT-2
+
+template <typename floatX>
+__global__ void embedding_forward_kernel(floatX* out, const int* tokens, const floatX* wte, const floatX* wpe, size_t n, int T,
+                                         int C) {
+    // one thread for each number of out
+    size_t j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (j >= n) { return; }
+    size_t i = j / C, c = j % C;
+    store(out + j, value(wte[(size_t)tokens[i] * C + c]) + value(wpe[i % T * C + c]));
+}
+
+template <typename floatX>
+void embedding_forward(floatX* out, const int* tokens, const floatX* wte, const floatX* wpe, int B, int T, int C) {
+    // tokens (B, T), wte (Vp, C), wpe (T, C) -> out (B, T, C) = wte[token] + wpe[t]
+    size_t n = (size_t)B * T * C;
+    embedding_forward_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(out, tokens, wte, wpe, n, T, C);
+    LAUNCHED();
+}
+
+template <typename floatX>
+__global__ void embedding_backward_wte_kernel(float* dwte, const floatX* dout, const int* tokens, const int* order,
+                                              const int* first, int C) {
+    // One block for each different token: it adds the positions order[first[g]] up to order[first[g + 1]], in that order.
+    int begin = first[blockIdx.x], end = first[blockIdx.x + 1];
+    float* out = dwte + (size_t)tokens[order[begin]] * C;
+    for (int c = threadIdx.x; c < C; c += blockDim.x) {
+        float sum = out[c];
+        for (int j = begin; j < end; j++) { sum += value(dout[(size_t)order[j] * C + c]); }
+        out[c] = sum;
+    }
+}
+
+template <typename floatX>
+__global__ void embedding_backward_wpe_kernel(float* dwpe, const floatX* dout, int B, int T, int C) { // one thread for each number
+    int j = blockIdx.x * blockDim.x + threadIdx.x;
+    if (j >= T * C) { return; }
+    float sum = dwpe[j];
+    for (int b = 0; b < B; b++) { sum += value(dout[(size_t)b * T * C + j]); }
+    dwpe[j] = sum;
+}
+
+template <typename floatX>
+void embedding_backward(float* dwte, float* dwpe, const floatX* dout, const int* tokens, const int* order, const int* first,
+                        int groups, int B, int T, int C) {
+    // forward: out = wte[token] + wpe[t]. order (N) has the positions grouped by token, first (groups + 1) where groups begin
+    embedding_backward_wte_kernel<<<groups, BLOCK>>>(dwte, dout, tokens, order, first, C);
+    LAUNCHED();
+    embedding_backward_wpe_kernel<<<blocks_for((size_t)T * C, BLOCK), BLOCK>>>(dwpe, dout, B, T, C);
+    LAUNCHED();
+}
+
+template <typename floatX>
+__global__ void layernorm_forward_kernel(floatX* sum_out, floatX* out, float* mean, float* rstd, const floatX* a, const floatX* b,
+                                         const floatX* weight, const floatX* bias, int N, int C) {
+    // One warp for each row, lanes stride over C. With b the input is a + b, and goes to sum_out.
+    int i = warp_index(), lane = lane_index();
+    if (i >= N) { return; }
+    size_t row = (size_t)i * C;
+    float sum = 0.0f, var = 0.0f;
+    for (int c = lane; c < C; c += WARP) {
+        float x = value(a[row + c]);
+        if (b != NULL) {
+            store(sum_out + row + c, x + value(b[row + c]));
+            x = value(sum_out[row + c]); // as the others will read it
+        }
+        sum += x;
+    }
+    const floatX* x = b != NULL ? sum_out : a;
+    float m = warp_sum(sum) / (float)C;
+    for (int c = lane; c < C; c += WARP) { float d = value(x[row + c]) - m; var += d * d; }
+    float r = 1.0f / sqrtf(warp_sum(var) / (float)C + 1e-5f);
+    for (int c = lane; c < C; c += WARP) {
+        store(out + row + c, (value(x[row + c]) - m) * r * value(weight[c]) + value(bias[c]));
+    }
+    if (lane == 0) { mean[i] = m; rstd[i] = r; }
+}
+
+template <typename floatX>
+void layernorm_forward(floatX* out, float* mean, float* rstd, const floatX* inp, const floatX* weight, const floatX* bias, int N,
+                       int C) {
+    // inp (N, C) -> out (N, C) = (inp - mean) * rstd * weight + bias; mean, rstd (N) are kept for backward
+    layernorm_forward_kernel<<<WARPS(N)>>>((floatX*)NULL, out, mean, rstd, inp, (const floatX*)NULL, weight, bias, N, C);
+    LAUNCHED();
+}
+
+template <typename floatX>
+void residual_layernorm_forward(floatX* sum, floatX* out, float* mean, float* rstd, const floatX* a, const floatX* b,
+                                const floatX* weight, const floatX* bias, int N, int C) {
+    // residual_forward and layernorm_forward in one pass: sum (N, C) = a + b; out = its LayerNorm
+    layernorm_forward_kernel<<<WARPS(N)>>>(sum, out, mean, rstd, a, b, weight, bias, N, C);
+    LAUNCHED();
+}
+
+template <typename floatX>
+__global__ void layernorm_backward_kernel(floatX* dinp, const floatX* dout, const floatX* inp, const float* mean, const float* rstd,
+                                          const floatX* weight, int N, int C) {
+    // one warp for each row
+    int i = warp_index(), lane = lane_index();
+    if (i >= N) { return; }
+    size_t row = (size_t)i * C;
+    float a = 0.0f, b = 0.0f, m = mean[i], r = rstd[i]; // a, b: means of dnorm and of dnorm * norm
+    for (int c = lane; c < C; c += WARP) {
+        float dnorm = value(dout[row + c]) * value(weight[c]);
+        a += dnorm;
+        b += dnorm * (value(inp[row + c]) - m) * r;
+    }
+    a = warp_sum(a) / (float)C;
+    b = warp_sum(b) / (float)C;
+    for (int c = lane; c < C; c += WARP) {
+        float d = (value(dout[row + c]) * value(weight[c]) - a - (value(inp[row + c]) - m) * r * b) * r;
+        store(dinp + row + c, value(dinp[row + c]) + d);
+    }
+}
+
+template <typename floatX>
+__global__ void layernorm_backward_weights_kernel(float* partial, const floatX* dout, const floatX* inp, const float* mean,
+                                                  const float* rstd, int N, int C) {
+    // partial (slabs, 2, C): sums of dout * norm, then of dout. One block of (32, 8) threads for 32 columns and a slab
+    __shared__ float sums[2][8][WARP];
+    int c = blockIdx.x * WARP + threadIdx.x, end = min(N, (int)(blockIdx.y + 1) * SLAB);
+    float w = 0.0f, b = 0.0f;
+    for (int i = blockIdx.y * SLAB + threadIdx.y; c < C && i < end; i += 8) {
+        float d = value(dout[(size_t)i * C + c]);
+        w += d * (value(inp[(size_t)i * C + c]) - mean[i]) * rstd[i];
+        b += d;
+    }
+    sums[0][threadIdx.y][threadIdx.x] = w;
+    sums[1][threadIdx.y][threadIdx.x] = b;
+    __syncthreads();
+    if (threadIdx.y > 0 || c >= C) { return; }
+    for (int k = 1; k < 8; k++) { w += sums[0][k][threadIdx.x]; b += sums[1][k][threadIdx.x]; }
+    partial[((size_t)blockIdx.y * 2 + 0) * C + c] = w;
+    partial[((size_t)blockIdx.y * 2 + 1) * C + c] = b;
+}
+
+template <typename floatX>
+void layernorm_backward_add(floatX* dinp, float* dweight, float* dbias, const floatX* dout, const floatX* inp, const float* mean,
+                            const float* rstd, const floatX* weight, float* scratch, int N, int C) {
+    // forward: norm = (inp - mean) * rstd; out = norm * weight + bias
+    // dout (N, C) -> added to dinp (N, C), which already holds the gradient of the residual path. dbias lies behind dweight.
+    require(dbias == dweight + C, "a bug: please report it", "layernorm: dweight and dbias are not neighbours");
+    layernorm_backward_weights_kernel<<<dim3(blocks_for((size_t)C, WARP), slabs_for(N)), dim3(WARP, 8)>>>(scratch, dout, inp, mean,
+                                                                                                          rstd,
+                                                                                                       N, C);
+    LAUNCHED();
+    add_slabs(dweight, scratch, slabs_for(N), 2 * C);
+    layernorm_backward_kernel<<<WARPS(N)>>>(dinp, dout, inp, mean, rstd, weight, N, C);
+    LAUNCHED();
+}
+
+// Attention on materialised matrices: q, k, v as (B, NH, T, HS) each, so that a head is one matrix for cuBLAS
+
+template <typename floatX>
+__global__ void permute_kernel(floatX* q, floatX* k, floatX* v, const floatX* qkv, size_t n, int T, int C, int HS) {
+    // qkv (B, T, 3C) -> q, k, v (B, NH, T, HS). One thread for each number of q
+    size_t j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (j >= n) { return; }
+    size_t i = j % HS, t = j / HS % T, h = j / HS / T % (C / HS), b = j / HS / T / (C / HS);
+    const floatX* from = qkv + (b * T + t) * 3 * C + h * HS + i;
+    q[j] = from[0];
+    k[j] = from[C];
+    v[j] = from[2 * C];
+}
+
+template <typename floatX>
+__global__ void unpermute_kernel(floatX* out, const floatX* inp, size_t n, int T, int C, int HS, int stride) {
+    // inp (B, NH, T, HS) -> out (B, T, C), rows stride apart; one thread for each number
+    size_t j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (j >= n) { return; }
+    size_t i = j % HS, t = j / HS % T, h = j / HS / T % (C / HS), b = j / HS / T / (C / HS);
+    out[(b * T + t) * stride + h * HS + i] = inp[j];
+}
+
+template <typename floatX>
+__global__ void permute_out_kernel(floatX* out, const floatX* inp, size_t n, int T, int C,
+                                   int HS) { // the reverse, without a stride
+    size_t j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (j >= n) { return; }
+    size_t i = j % HS, t = j / HS % T, h = j / HS / T % (C / HS), b = j / HS / T / (C / HS);
+    out[j] = inp[(b * T + t) * C + h * HS + i];
+}
+
+template <typename floatX>
+__global__ void softmax_forward_kernel(floatX* att, int rows, int T, int causal) { // in place; one warp for each row
+    int r = warp_index(), lane = lane_index();
+    if (r >= rows) { return; }
+    floatX* row = att + (size_t)r * T;
+    int valid = causal ? r % T + 1 : T;
+    float max = -FLT_MAX, sum = 0.0f;
+    for (int j = lane; j < valid; j += WARP) { max = fmaxf(max, value(row[j])); }
+    max = warp_max(max);
+    for (int j = lane; j < valid; j += WARP) { sum += expf(value(row[j]) - max); }
+    sum = warp_sum(sum);
+    for (int j = lane; j < T; j += WARP) { store(row + j, j < valid ? expf(value(row[j]) - max) / sum : 0.0f); }
+}
+
+template <typename floatX>
+__global__ void softmax_backward_kernel(floatX* datt, const floatX* att, int rows, int T) { // datt in place; one warp for each row
+    int r = warp_index(), lane = lane_index();
+    if (r >= rows) { return; }
+    floatX* d = datt + (size_t)r * T;
+    const floatX* a = att + (size_t)r * T;
+    float sum = 0.0f;
+    for (int j = lane; j < T; j += WARP) { sum += value(a[j]) * value(d[j]); }
+    sum = warp_sum(sum);
+    for (int j = lane; j < T; j += WARP) { store(d + j, value(a[j]) * (value(d[j]) - sum)); }
+}
+
+template <typename floatX>
+void attention_forward(floatX* out, floatX* att, floatX* qkvr, floatX* scratch, const floatX* qkv, int B, int T, int C, int NH,
+                       int causal) {
+    // qkv (B, T, 3C) -> qkvr: q, k, v (3, B, NH, T, HS), att (B, NH, T, T) = softmax(q k^T / sqrt(HS)), both kept for backward;
+    // out (B, T, C) = att v; scratch (B, T, C)
+    int HS = C / NH;
+    size_t n = (size_t)B * T * C;
+    floatX *q = qkvr, *k = q + n, *v = k + n;
+    permute_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(q, k, v, qkv, n, T, C, HS);
+    LAUNCHED();
+    matmul_batched(att, q, 0, k, 1, T, T, HS, 1.0f / sqrtf((float)HS), B * NH);
+    softmax_forward_kernel<<<WARPS((size_t)B * NH * T)>>>(att, B * NH * T, T, causal);
+    LAUNCHED();
+    matmul_batched(scratch, att, 0, v, 0, T, HS, T, 1.0f, B * NH);
+    unpermute_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(out, scratch, n, T, C, HS, C);
+    LAUNCHED();
+}
+
+template <typename floatX>
+void attention_backward(floatX* dqkv, floatX* datt, floatX* dqkvr, floatX* scratch, const floatX* dout, const floatX* att,
+                        const floatX* qkvr, int B, int T, int C, int NH) {
+    // forward: att = softmax(q k^T / sqrt(HS)); out = att v
+    // dout (B, T, C) -> dqkv (B, T, 3C) overwritten; datt (B, NH, T, T), dqkvr (3, B, NH, T, HS), scratch (B, T, C) are scratch
+    int HS = C / NH;
+    size_t n = (size_t)B * T * C;
+    float scale = 1.0f / sqrtf((float)HS);
+    const floatX *q = qkvr, *k = q + n, *v = k + n;
+    permute_out_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(scratch, dout, n, T, C, HS);
+    LAUNCHED();
+    matmul_batched(dqkvr + 2 * n, att, 1, scratch, 0, T, HS, T, 1.0f, B * NH);    // dv = att^T dout
+    matmul_batched(datt, scratch, 0, v, 1, T, T, HS, 1.0f, B * NH);               // datt = dout v^T
+    softmax_backward_kernel<<<WARPS((size_t)B * NH * T)>>>(datt, att, B * NH * T, T);
+    LAUNCHED();
+    matmul_batched(dqkvr, datt, 0, k, 0, T, HS, T, scale, B * NH);                // dq = datt k
+    matmul_batched(dqkvr + n, datt, 1, q, 0, T, HS, T, scale, B * NH);            // dk = datt^T q
+    for (int i = 0; i < 3; i++) {
+        unpermute_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(dqkv + i * C, dqkvr + i * n, n, T, C, HS, 3 * C);
+        LAUNCHED();
+    }
+}
+
+__device__ inline float gelu_u(float x) { return 1.5957691216f * (x + 0.044715f * x * x * x); } // 2 sqrt(2/pi) (x + 0.044715 x^3)
+
+template <typename floatX>
+__global__ void gelu_forward_kernel(floatX* out, const floatX* inp, size_t n) { // one thread for each number
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) { store(out + i, value(inp[i]) / (1.0f + expf(-gelu_u(value(inp[i]))))); }
+}
+
+template <typename floatX>
+void gelu_forward(floatX* out, const floatX* inp, size_t n) { // GPT-2's tanh form
+    if (n == 0) { return; }
+    gelu_forward_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(out, inp, n);
+    LAUNCHED();
+}
+
+template <typename floatX>
+__global__ void gelu_backward_kernel(floatX* dinp, const floatX* dout, const floatX* inp, size_t n) { // one thread for each number
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) { return; }
+    float x = value(inp[i]), s = 1.0f / (1.0f + expf(-gelu_u(x)));
+    float du = 1.5957691216f * (1.0f + 3.0f * 0.044715f * x * x);
+    store(dinp + i, value(dout[i]) * (s + x * s * (1.0f - s) * du));
+}
+
+template <typename floatX>
+void gelu_backward(floatX* dinp, const floatX* dout, const floatX* inp, size_t n) { // dinp may be dout
+    if (n == 0) { return; }
+    gelu_backward_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(dinp, dout, inp, n);
+    LAUNCHED();
+}
+
+template <typename floatX>
+__global__ void residual_forward_kernel(floatX* out, const floatX* a, const floatX* b, size_t n) { // one thread for each number
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) { store(out + i, value(a[i]) + value(b[i])); }
+}
+
+template <typename floatX>
+void residual_forward(floatX* out, const floatX* a, const floatX* b, size_t n) {
+    residual_forward_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(out, a, b, n);
+    LAUNCHED();
+}
+
+template <typename floatX>
+__global__ void crossentropy_kernel(float* losses, floatX* logits, const int* targets, int V, int Vp, int gradient) {
+    // One block for each token: losses = -log softmax(logits)[target] over the first V columns. With gradient the logits become
+    // softmax - 1 at the target, 0 in the padding: read once for the maximum, once for the sum, once to write.
+    __shared__ float at_target;
+    floatX* z = logits + (size_t)blockIdx.x * Vp;
+    int target = targets[blockIdx.x];
+    float max = -FLT_MAX;
+    for (int v = threadIdx.x; v < V; v += BLOCK) {
+        max = fmaxf(max, value(z[v]));
+        if (v == target) { at_target = value(z[v]); }
+    }
+    max = block_max(max);
+    float sum = 0.0f;
+    for (int v = threadIdx.x; v < V; v += BLOCK) { sum += expf(value(z[v]) - max); }
+    float lse = max + logf((float)block_sum((double)sum));
+    if (threadIdx.x == 0) { losses[blockIdx.x] = lse - at_target; }
+    for (int v = threadIdx.x; gradient && v < Vp; v += BLOCK) {
+        store(z + v, v < V ? expf(value(z[v]) - lse) - (v == target ? 1.0f : 0.0f) : 0.0f);
+    }
+}
+
+template <typename floatX>
+void crossentropy(float* losses, floatX* logits, const int* targets, int N, int V, int Vp, int gradient) {
+    // crossentropy_forward of the C program and, with gradient, crossentropy_backward with scale 1, fused: logits (N, Vp) in place
+    crossentropy_kernel<<<N, BLOCK>>>(losses, logits, targets, V, Vp, gradient);
+    LAUNCHED();
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// The DynMoE layer, as in the C program: router -> dispatch -> experts -> combine. Everything about routing is float and int.
+// Two tables, made on the device, drive every kernel behind them: row_of (N, E) and row_token (R).
+
+#define NORM_EPS 1e-8f // a row of x or W shorter than this has no direction: cosine 0, no gradient
+#define ROW_PAD 128    // each expert's rows start at a multiple of this
+
+float norm_of(const float* x, int n) { // |x|, on the host
+    float sum = 0.0f;
+    for (int i = 0; i < n; i++) { sum += x[i] * x[i]; }
+    return sqrtf(sum);
+}
+
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+__global__ void row_norms_kernel(float* norms, const float* W, int E, int C) { // norms (E) = |W_e|; one warp for each row
+    int e = warp_index(), lane = lane_index();
+    float sum = 0.0f;
+    if (e >= E) { return; }
+    for (int c = lane; c < C; c += WARP) { sum += W[(size_t)e * C + c] * W[(size_t)e * C + c]; }
+    sum = warp_sum(sum);
+    if (lane == 0) { norms[e] = sqrtf(sum); }
+}
+
+template <typename floatX>
+__device__ float row_dot(const floatX* x, const float* w, int C) { // <x, w> of length C by a warp; all lanes get it
+    float sum = 0.0f;
+    for (int c = lane_index(); c < C; c += WARP) { sum += value(x[c]) * w[c]; }
+    return warp_sum(sum);
+}
+
+template <typename floatX>
+__global__ void gate_forward_kernel(int* open, int* k, float* weight, float* cosine, float* xnorm, const float* wnorm,
+                                    const floatX* x, const float* W, const float* G, const int* mask, int fallback, int N, int C,
+                                    int E) {
+    // one warp for each token: N*C numbers of x are read once from memory, then E times from the cache
+    int i = warp_index(), lane = lane_index();
+    if (i >= N) { return; }
+    const floatX* row = x + (size_t)i * C;
+    float squares = 0.0f;
+    for (int c = lane; c < C; c += WARP) { squares += value(row[c]) * value(row[c]); }
+    float norm = sqrtf(warp_sum(squares));
+    int best = -1, opened = 0;
+    float best_cosine = 0.0f;
+    for (int e = 0; e < E; e++) { // every lane comes to the same decisions
+        float c = row_dot(row, W + (size_t)e * C, C) / (fmaxf(norm, NORM_EPS) * fmaxf(wnorm[e], NORM_EPS));
+        int is_open = mask[e] && c > G[e];
+        opened += is_open;
+        if (mask[e] && (best < 0 || c > best_cosine)) { best = e; best_cosine = c; }
+        if (lane == 0) { cosine[(size_t)i * E + e] = c; open[(size_t)i * E + e] = is_open; }
+    }
+    if (lane != 0) { return; }
+    xnorm[i] = norm;
+    k[i] = opened;
+    if (opened == 0 && fallback && best >= 0) { open[(size_t)i * E + best] = 1; }
+    for (int e = 0; e < E; e++) { weight[(size_t)i * E + e] = (float)open[(size_t)i * E + e] / (float)(opened > 0 ? opened : 1); }
+}
+
+template <typename floatX>
+void gate_forward(int* open, int* k, float* weight, float* cosine, float* xnorm, float* wnorm, const floatX* x, const float* W,
+                  const float* G, const int* mask, int fallback, int N, int C, int E) {
+    // gate_forward and mean_forward of the C program                                                          eq. (3) to (6)
+    row_norms_kernel<<<WARPS(E)>>>(wnorm, W, E, C);
+    LAUNCHED();
+    gate_forward_kernel<<<WARPS(N)>>>(open, k, weight, cosine, xnorm, wnorm, x, W, G, mask, fallback, N, C, E);
+    LAUNCHED();
+}
+
+// The softmax routers: see the C program for what they choose and what they weigh
+enum { TOP_ANY, TOP_K, TOP_P, DENSE };
+static const char* const router_names[] = {"top-any", "top-k", "top-p", "dense"};
+
+template <typename floatX>
+__global__ void softmax_gate_forward_kernel(int* open, int* k, float* weight, float* prob, const floatX* x, const float* W,
+                                            const int* mask, int K, float P, int renormalise, int N, int C, int E) {
+    // one warp for each token; its first lane chooses, E is small
+    int i = warp_index(), lane = lane_index();
+    if (i >= N) { return; }
+    float *p = prob + (size_t)i * E, *w = weight + (size_t)i * E, max = -FLT_MAX, sum = 0.0f, taken = 0.0f;
+    int *o = open + (size_t)i * E, n = 0;
+    for (int e = 0; e < E; e++) {
+        float z = row_dot(x + (size_t)i * C, W + (size_t)e * C, C);
+        max = mask[e] && z > max ? z : max;
+        if (lane == 0) { p[e] = z; }
+    }
+    if (lane != 0) { return; }
+    for (int e = 0; e < E; e++) { p[e] = mask[e] ? expf(p[e] - max) : 0.0f; sum += p[e]; }
+    for (int e = 0; e < E; e++) { p[e] /= sum > 0.0f ? sum : 1.0f; w[e] = 0.0f; o[e] = 0; }
+    for (; n < K && (n == 0 || taken < P); n++) {
+        int best = -1;
+        for (int e = 0; e < E; e++) { if (mask[e] && !o[e] && (best < 0 || p[e] > p[best])) { best = e; } }
+        if (best < 0) { break; }
+        o[best] = 1;
+        w[best] = p[best];
+        taken += p[best];
+    }
+    k[i] = n;
+    for (int e = 0; renormalise && e < E; e++) { w[e] /= taken > 0.0f ? taken : 1.0f; }
+}
+
+template <typename floatX>
+void softmax_gate_forward(int* open, int* k, float* weight, float* prob, const floatX* x, const float* W, const int* mask, int K,
+                          float P, int renormalise, int N, int C, int E) {
+    softmax_gate_forward_kernel<<<WARPS(N)>>>(open, k, weight, prob, x, W, mask, K, P, renormalise, N, C, E);
+    LAUNCHED();
+}
+
+__global__ void token_sums_kernel(double* out, const float* a, int N, int E, int entropy) {
+    // out (E): sum over tokens of a (N, E), or of -a log a. One block for each expert.
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < N; i += BLOCK) {
+        float p = a[(size_t)i * E + blockIdx.x];
+        sum += entropy ? (p > 0.0f ? -(double)p * log((double)p) : 0.0) : (double)p;
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) { out[blockIdx.x] = sum; }
+}
+
+void token_sums(double* out, const float* a, double* scratch, int N, int E, int entropy) { // out (E) on the host
+    token_sums_kernel<<<E, BLOCK>>>(scratch, a, N, E, entropy);
+    LAUNCHED();
+    to_host(out, scratch, (size_t)E * sizeof(double));
+}
+
+typedef struct { // made on the device, read by the host
+    int count[MAX_EXPERTS], used[MAX_EXPERTS]; // tokens that use e; those of them with k > 0, which the fallback did not serve
+    int hist[MAX_EXPERTS + 1], offset[MAX_EXPERTS + 1]; // tokens by k; first row of each expert
+    float low[MAX_EXPERTS], high[MAX_EXPERTS];          // smallest and largest score
+} RouteStats;
+
+__global__ void route_stats_kernel(RouteStats* s, const int* open, const int* k, const float* score, int N, int E) {
+    // block e < E: count, low, high of expert e. Block E + j: hist[j].
+    int b = blockIdx.x;
+    double n = 0.0, used = 0.0;
+    float low = FLT_MAX, high = -FLT_MAX;
+    for (int i = threadIdx.x; i < N; i += BLOCK) {
+        if (b >= E) { n += k[i] == b - E; continue; }
+        float x = score[(size_t)i * E + b];
+        n += open[(size_t)i * E + b];
+        used += open[(size_t)i * E + b] && k[i] > 0;
+        low = fminf(low, x);
+        high = fmaxf(high, x);
+    }
+    n = block_sum(n); // whole numbers below 2^53: exact
+    used = block_sum(used);
+    low = -block_max(-low);
+    high = block_max(high);
+    if (threadIdx.x != 0) { return; }
+    if (b >= E) { s->hist[b - E] = (int)n; return; }
+    s->count[b] = (int)n;
+    s->used[b] = (int)used;
+    s->low[b] = low;
+    s->high[b] = high;
+}
+
+__global__ void dispatch_count_kernel(int* block_count, const int* open, int N, int E) {
+    // block_count (blocks, E): how many of this block's tokens, one for each thread, use e
+    int i = blockIdx.x * BLOCK + threadIdx.x;
+    for (int e = 0; e < E; e++) {
+        int n = __syncthreads_count(i < N && open[(size_t)i * E + e]);
+        if (threadIdx.x == 0) { block_count[(size_t)blockIdx.x * E + e] = n; }
+    }
+}
+
+__global__ void dispatch_scan_kernel(int* block_count, RouteStats* s, int blocks, int E) {
+    // One block, one thread for each expert: block_count becomes the row at which the block's rows of e begin; offset (E + 1)
+    __shared__ int total[MAX_EXPERTS], start[MAX_EXPERTS];
+    int e = threadIdx.x, sum = 0;
+    for (int b = 0; e < E && b < blocks; b++) {
+        int n = block_count[(size_t)b * E + e];
+        block_count[(size_t)b * E + e] = sum;
+        sum += n;
+    }
+    if (e < E) { total[e] = sum; }
+    __syncthreads();
+    if (e == 0) {
+        int row = 0;
+        for (int j = 0; j < E; j++) {
+            start[j] = s->offset[j] = row;
+            row += (total[j] + ROW_PAD - 1) / ROW_PAD * ROW_PAD;
+        }
+        s->offset[E] = row;
+    }
+    __syncthreads();
+    for (int b = 0; e < E && b < blocks; b++) { block_count[(size_t)b * E + e] += start[e]; }
+}
+
+__global__ void dispatch_fill_kernel(int* row_of, int* row_token, const int* block_count, const int* open, int N, int E) {
+    // One thread for each token. Its row: where the block begins, plus the open tokens of earlier warps, plus those of earlier
+    // lanes. So rows stand in token order, whatever order the threads run in.
+    __shared__ int warp_count[BLOCK / WARP];
+    int i = blockIdx.x * BLOCK + threadIdx.x, warp = threadIdx.x / WARP;
+    for (int e = 0; e < E; e++) {
+        int mine = i < N && open[(size_t)i * E + e];
+        unsigned all = __ballot_sync(0xffffffffu, mine);
+        if (lane_index() == 0) { warp_count[warp] = __popc(all); }
+        __syncthreads();
+        int row = block_count[(size_t)blockIdx.x * E + e] + __popc(all & ((1u << lane_index()) - 1));
+        for (int w = 0; w < warp; w++) { row += warp_count[w]; }
+        if (i < N) { row_of[(size_t)i * E + e] = mine ? row : -1; }
+        if (mine) { row_token[row] = i; }
+        __syncthreads(); // before warp_count is written again
+    }
+}
+
+__global__ void fill_kernel(int* out, int x, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) { out[i] = x; }
+}
+
+int dispatch(int* row_of, int* row_token, RouteStats* stats, RouteStats* host, int* block_count, const int* open, const int* k,
+             const float* score, int N, int E, int room) {
+    // open (N, E) -> rows grouped by expert, in token order within an expert, each group padded to a multiple of ROW_PAD
+    // row_of (N, E) = row or -1; row_token (room) = token, -1 for padding; host: counts, offsets and what route_stats counts
+    // returns R with its padding. The only thing that the host has to wait for in a forward: it needs the sizes.
+    int blocks = blocks_for((size_t)N, BLOCK);
+    fill_kernel<<<blocks_for((size_t)room, BLOCK), BLOCK>>>(row_token, -1, room);
+    LAUNCHED();
+    route_stats_kernel<<<2 * E + 1, BLOCK>>>(stats, open, k, score, N, E);
+    LAUNCHED();
+    dispatch_count_kernel<<<blocks, BLOCK>>>(block_count, open, N, E);
+    LAUNCHED();
+    dispatch_scan_kernel<<<1, MAX_EXPERTS>>>(block_count, stats, blocks, E);
+    LAUNCHED();
+    dispatch_fill_kernel<<<blocks, BLOCK>>>(row_of, row_token, block_count, open, N, E);
+    LAUNCHED();
+    to_host(host, stats, sizeof *host);
+    return host->offset[E];
+}
+
+template <typename floatX>
+__global__ void gather_forward_kernel(floatX* xr, const floatX* x, const int* row_token, int R, int C) { // one warp for each row
+    int r = warp_index();
+    if (r >= R) { return; }
+    int i = row_token[r];
+    for (int c = lane_index(); c < C; c += WARP) { // padding rows become 0
+        if (i >= 0) { xr[(size_t)r * C + c] = x[(size_t)i * C + c]; } else { store(xr + (size_t)r * C + c, 0.0f); }
+    }
+}
+
+template <typename floatX>
+void gather_forward(floatX* xr, const floatX* x, const int* row_token, int R, int C) {
+    // xr (R, C): row r is token row_token[r] of x (N, C)
+    if (R == 0) { return; }
+    gather_forward_kernel<<<WARPS(R)>>>(xr, x, row_token, R, C);
+    LAUNCHED();
+}
+
+template <typename floatX>
+void feedforward_forward(floatX* out, floatX* pre, floatX* act, const floatX* x, const floatX* fcw, const floatX* fcb,
+                         const floatX* fcprojw, const floatX* fcprojb, int n, int C, int H) {
+    // out (n, C) = gelu(x fcw^T + fcb) fcprojw^T + fcprojb; pre, act (n, H) are kept for backward
+    if (!matmul_epilogue(act, x, fcw, 1, n, H, C, CUBLASLT_EPILOGUE_GELU_AUX_BIAS, fcb, pre)) {
+        matmul_forward(pre, x, fcw, fcb, n, C, H);
+        gelu_forward(act, pre, (size_t)n * H);
+    }
+    matmul_forward(out, act, fcprojw, fcprojb, n, H, C);
+}
+
+template <typename floatX>
+void feedforward_backward(floatX* dx, floatX* dpre, float* dfcw, float* dfcb, float* dfcprojw, float* dfcprojb, const floatX* dout,
+                          const floatX* x, const floatX* pre, const floatX* act, const floatX* fcw, const floatX* fcprojw,
+                          float* scratch, int n, int C, int H) {
+    // dout (n, C) -> dx (n, C), which may be dout; dpre (n, H) is scratch; gradients of the weights added
+    matmul_backward((floatX*)NULL, dfcprojw, dfcprojb, dout, act, fcprojw, scratch, n, H, C);
+    if (!matmul_epilogue(dpre, dout, fcprojw, 0, n, H, C, CUBLASLT_EPILOGUE_DGELU, (const floatX*)NULL, (floatX*)pre)) {
+        matmul(dpre, dout, 0, fcprojw, 0, n, H, C, 1.0f, 0.0f);
+        gelu_backward(dpre, dpre, pre, (size_t)n * H);
+    }
+    matmul_backward(dx, dfcw, dfcb, dpre, x, fcw, scratch, n, C, H);
+}
+
+template <typename floatX>
+void experts_forward(floatX* out, floatX* pre, floatX* act, const floatX* xr, const floatX* fcw, const floatX* fcb,
+                     const floatX* fcprojw, const floatX* fcprojb, const int* offset, const int* count, int E, int C, int H) {
+    // expert e works on count[e] rows from offset[e] on: xr (R, C), fcw (E, H, C), fcb (E, H), fcprojw (E, C, H), fcprojb (E, C)
+    for (int e = 0; e < E; e++) {
+        size_t r = (size_t)offset[e], HC = (size_t)H * C;
+        if (count[e] == 0) { continue; }
+        feedforward_forward(out + r * C, pre + r * H, act + r * H, xr + r * C, fcw + e * HC, fcb + (size_t)e * H, fcprojw + e * HC,
+                            fcprojb + (size_t)e * C, count[e], C, H);
+    }
+}
+
+template <typename floatX>
+void experts_backward(floatX* dxr, floatX* dpre, float* dfcw, float* dfcb, float* dfcprojw, float* dfcprojb, const floatX* dout,
+                      const floatX* xr, const floatX* pre, const floatX* act, const floatX* fcw, const floatX* fcprojw,
+                      float* scratch, const int* offset, const int* count, int E, int C, int H) {
+    // dout (R, C) -> dxr (R, C), which may be dout; dpre (R, H) is scratch; weight gradients added
+    for (int e = 0; e < E; e++) {
+        size_t r = (size_t)offset[e], HC = (size_t)H * C;
+        if (count[e] == 0) { continue; }
+        feedforward_backward(dxr + r * C, dpre + r * H, dfcw + e * HC, dfcb + (size_t)e * H, dfcprojw + e * HC,
+                             dfcprojb + (size_t)e * C, dout + r * C, xr + r * C, pre + r * H, act + r * H, fcw + e * HC,
+                             fcprojw + e * HC, scratch, count[e], C, H);
+    }
+}
+
+template <typename floatX>
+__global__ void combine_forward_kernel(floatX* y, const floatX* residual, const floatX* out, const int* row_of, const float* weight,
+                                       int N, int C, int E) {
+    // One warp for each token, lanes stride over C. It gathers the token's rows: no atomics, the order is that of the experts.
+    int i = warp_index();
+    if (i >= N) { return; }
+    for (int c = lane_index(); c < C; c += WARP) {
+        float sum = 0.0f;
+        for (int e = 0; e < E; e++) {
+            int r = row_of[(size_t)i * E + e];
+            if (r >= 0) { sum += (weight != NULL ? weight[(size_t)i * E + e] : 1.0f) * value(out[(size_t)r * C + c]); }
+        }
+        store(y + (size_t)i * C + c, residual != NULL ? value(residual[(size_t)i * C + c]) + sum : sum);
+    }
+}
+
+template <typename floatX>
+void combine_forward(floatX* y, const floatX* residual, const floatX* out, const int* row_of, const float* weight, int N, int C,
+                     int E) {
+    // y (N, C) = residual (N, C; NULL: 0) + sum over the token's rows of out (R, C), times weight (N, E; NULL: 1)       eq. (6)
+    combine_forward_kernel<<<WARPS(N)>>>(y, residual, out, row_of, weight, N, C, E);
+    LAUNCHED();
+}
+
+template <typename floatX>
+void gather_backward(floatX* dx, const floatX* dxr, const int* row_of, int N, int C, int E) {
+    // forward: xr[row_of[i, e]] = x[i]. dxr (R, C) -> dx (N, C) = sum over the token's rows, 0 for a token without rows
+    combine_forward(dx, (const floatX*)NULL, dxr, row_of, (const float*)NULL, N, C, E);
+}
+
+template <typename floatX>
+__global__ void combine_backward_kernel(floatX* dout, float* dweight, const floatX* dy, const floatX* out, const int* row_of,
+                                        const float* weight, int N, int C, int E) {
+    // one warp for each token
+    int i = warp_index(), lane = lane_index();
+    if (i >= N) { return; }
+    for (int e = 0; e < E; e++) {
+        int r = row_of[(size_t)i * E + e];
+        float dot = 0.0f, w = weight[(size_t)i * E + e];
+        for (int c = lane; r >= 0 && c < C; c += WARP) {
+            float d = value(dy[(size_t)i * C + c]);
+            dot += d * value(out[(size_t)r * C + c]);
+            store(dout + (size_t)r * C + c, w * d);
+        }
+        dot = warp_sum(dot);
+        if (lane == 0) { dweight[(size_t)i * E + e] = dot; }
+    }
+}
+
+template <typename floatX>
+void combine_backward(floatX* dout, float* dweight, const floatX* dy, const floatX* out, const int* row_of, const float* weight,
+                      int N, int C, int E) {
+    // forward: y = sum_e weight_e out_e
+    // dy (N, C) -> dout (R, C) = weight dy on every row; dweight (N, E) = <dy, out_e>, 0 for closed gates
+    combine_backward_kernel<<<WARPS(N)>>>(dout, dweight, dy, out, row_of, weight, N, C, E);
+    LAUNCHED();
+}
+
+typedef struct { float of[MAX_EXPERTS]; } PerExpert; // a kernel argument: one number for each expert
+
+__global__ void gate_gradient_kernel(float* dgate, const int* open, const int* k, PerExpert ce, float balance, float efficiency,
+                                     int normalised, int N, int E) {
+    // One thread for each token: dL/dweight -> dL/dgate (mean_backward), plus the gradients of balance_loss and efficiency_loss.
+    // ce: share of the routed tokens that use e; balance: its weight * E / (number of routed tokens)
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= N) { return; }
+    float *d = dgate + (size_t)i * E, share = 1.0f / (float)(k[i] > 0 ? k[i] : 1), mean = 0.0f, mean_ce = 0.0f;
+    const int* o = open + (size_t)i * E;
+    for (int e = 0; e < E; e++) {
+        d[e] *= share;
+        mean += share * d[e];
+        mean_ce += o[e] ? share * ce.of[e] : 0.0f;
+    }
+    for (int e = 0; e < E; e++) {
+        if (!o[e]) { continue; }
+        if (normalised) { d[e] -= mean; }
+        if (k[i] > 0) { d[e] += balance * share * (ce.of[e] - mean_ce) + efficiency; }
+    }
+}
+
+__global__ void gate_backward_scores_kernel(float* dgate, double* sums, const int* open, const float* cosine, const float* xnorm,
+                                            const float* wnorm, const float* G, float tau, int N, int E) {
+    // One block for each expert, its threads stride over tokens. dgate (N, E) becomes dL/dcosine / (|x| |W_e|), 0 for closed gates;
+    // sums (2, E): of dL/dgate, which moves G, and of dL/dcosine * cosine. Straight-through: sign has derivative 1.
+    int e = blockIdx.x;
+    double sum_da = 0.0, sum_dc_c = 0.0;
+    for (int i = threadIdx.x; i < N; i += BLOCK) {
+        size_t ie = (size_t)i * E + e;
+        if (!open[ie]) { dgate[ie] = 0.0f; continue; }
+        float p = sigmoid(tau * cosine[ie]), dc = tau * dgate[ie] * p * (1.0f - p);
+        sum_da += (double)dgate[ie];
+        sum_dc_c += (double)(dc * cosine[ie]);
+        int directions = xnorm[i] > NORM_EPS && wnorm[e] > NORM_EPS; // a zero vector has none: no gradient, no NaN
+        dgate[ie] = directions ? dc / (xnorm[i] * wnorm[e]) : 0.0f;
+    }
+    sum_da = block_sum(sum_da);
+    sum_dc_c = block_sum(sum_dc_c);
+    if (threadIdx.x == 0) { sums[e] = sum_da; sums[E + e] = sum_dc_c; }
+}
+
+template <typename floatX>
+__global__ void gate_backward_W_kernel(float* partial, const float* dscore, const floatX* x, int N, int C, int E) {
+    // partial (slabs, E, C) = sum over a slab's tokens of dscore (N, E) x (N, C). One block for each slab and expert
+    int begin = blockIdx.x * SLAB, end = min(N, begin + SLAB), e = blockIdx.y;
+    for (int c = threadIdx.x; c < C; c += blockDim.x) {
+        float sum = 0.0f;
+        for (int i = begin; i < end; i++) {
+            float d = dscore[(size_t)i * E + e];
+            if (d != 0.0f) { sum += d * value(x[(size_t)i * C + c]); }
+        }
+        partial[((size_t)blockIdx.x * E + e) * C + c] = sum;
+    }
+}
+
+__global__ void gate_backward_G_kernel(float* dW, float* dG, const double* sums, const float* W, const float* wnorm, const float* G,
+                                       float tau, int C, int E) {
+    // one block for each expert: the part of dW along W_e, and dG
+    int e = blockIdx.x;
+    float q = sigmoid(tau * G[e]), along = (float)sums[E + e];
+    if (threadIdx.x == 0) { dG[e] -= tau * q * (1.0f - q) * (float)sums[e]; }
+    if (wnorm[e] <= NORM_EPS) { return; }
+    for (int c = threadIdx.x; c < C; c += blockDim.x) {
+        dW[(size_t)e * C + c] -= along * W[(size_t)e * C + c] / (wnorm[e] * wnorm[e]);
+    }
+}
+
+template <typename floatX>
+__global__ void gate_backward_x_kernel(floatX* dx, const float* dscore, const float* cosine, const float* xnorm, const float* wnorm,
+                                       const floatX* x, const float* W, int N, int C, int E) {
+    // One warp for each token: dx += sum_e dscore_e W_e, and with cosines minus the part along x
+    int i = warp_index();
+    if (i >= N) { return; }
+    const float* d = dscore + (size_t)i * E;
+    float along = 0.0f; // sum of dL/dcosine * cosine over the token's experts, over |x|^2
+    for (int e = 0; cosine != NULL && xnorm[i] > NORM_EPS &&
+         e < E; e++) { along += d[e] * wnorm[e] / xnorm[i] * cosine[(size_t)i * E + e]; }
+    for (int c = lane_index(); c < C; c += WARP) {
+        float sum = value(dx[(size_t)i * C + c]) - along * value(x[(size_t)i * C + c]);
+        for (int e = 0; e < E; e++) { sum += d[e] != 0.0f ? d[e] * W[(size_t)e * C + c] : 0.0f; }
+        store(dx + (size_t)i * C + c, sum);
+    }
+}
+
+template <typename floatX>
+void gate_backward_add(floatX* dx, float* dW, float* dG, float* dgate, const int* open, const float* cosine, const float* xnorm,
+                       const float* wnorm, const floatX* x, const float* W, const float* G, float tau, float* scratch, double* sums,
+                       int N, int C, int E) {
+    // dgate (N, E) = dL/dgate -> added to dx (N, C), dW (E, C), dG (E); dgate becomes scratch. See the C program.
+    gate_backward_scores_kernel<<<E, BLOCK>>>(dgate, sums, open, cosine, xnorm, wnorm, G, tau, N, E);
+    LAUNCHED();
+    gate_backward_W_kernel<<<dim3(slabs_for(N), E), BLOCK>>>(scratch, dgate, x, N, C, E);
+    LAUNCHED();
+    add_slabs(dW, scratch, slabs_for(N), E * C);
+    gate_backward_G_kernel<<<E, BLOCK>>>(dW, dG, sums, W, wnorm, G, tau, C, E);
+    LAUNCHED();
+    gate_backward_x_kernel<<<WARPS(N)>>>(dx, dgate, cosine, xnorm, wnorm, x, W, N, C, E);
+    LAUNCHED();
+}
+
+__global__ void softmax_gate_scores_kernel(float* dweight, const int* open, const float* weight, const float* prob, PerExpert share,
+                                           float balance, float entropy, int renormalise, int N, int E) {
+    // One thread for each token: dL/dweight -> dL/dlogit. balance and entropy: their weights over N
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= N) { return; }
+    const float *p = prob + (size_t)i * E, *w = weight + (size_t)i * E;
+    const int* o = open + (size_t)i * E;
+    float *d = dweight + (size_t)i * E, taken = 0.0f, along = 0.0f, sum = 0.0f;
+    for (int e = 0; e < E; e++) { taken += o[e] ? p[e] : 0.0f; along += w[e] * d[e]; }
+    for (int e = 0; e < E; e++) {
+        if (!o[e]) { d[e] = 0.0f; } else if (renormalise) { d[e] = (d[e] - along) / taken; }
+        d[e] += balance * share.of[e] - (p[e] > 0.0f ? entropy * (logf(p[e]) + 1.0f) : 0.0f);
+        sum += p[e] * d[e];
+    }
+    for (int e = 0; e < E; e++) { d[e] = p[e] * (d[e] - sum); }
+}
+
+template <typename floatX>
+void softmax_gate_backward_add(floatX* dx, float* dW, float* dweight, const int* open, const float* weight, const float* prob,
+                               const floatX* x, const float* W, float balance, PerExpert share, float entropy, int renormalise,
+                               float* scratch, int N, int C, int E) {
+    softmax_gate_scores_kernel<<<blocks_for((size_t)N, BLOCK), BLOCK>>>(dweight, open, weight, prob, share, balance / (float)N,
+                                                                        entropy / (float)N, renormalise, N, E);
+    LAUNCHED();
+    gate_backward_W_kernel<<<dim3(slabs_for(N), E), BLOCK>>>(scratch, dweight, x, N, C, E);
+    LAUNCHED();
+    add_slabs(dW, scratch, slabs_for(N), E * C);
+    gate_backward_x_kernel<<<WARPS(N)>>>(dx, dweight, (const float*)NULL, (const float*)NULL, (const float*)NULL, x, W, N, C, E);
+    LAUNCHED();
+}
+
+// The two auxiliary terms that see only W, on the host. eq. (7). Each returns its value and, unless dW is NULL, adds weight *
+// its gradient.
+
+float diversity_loss(float* dW, const float* W, const float* wnorm, const int* mask, float weight, int C, int E) {
+    // A_ij = <v_i, v_j> for active i != j, v = W/|W| (the diagonal, <v, v> - 1, is 0). F = sqrt(sum_ij A_ij^2), not squared:
+    // dv_i = (2/F) sum_j A_ij v_j, dW_i = (dv_i - v_i <v_i, dv_i>) / |W_i| is of length 2/|W| however small F is; 0 at F = 0
+    double A[MAX_EXPERTS * MAX_EXPERTS], along[MAX_EXPERTS], sum = 0.0;
+    for (int i = 0; i < E; i++) {
+        along[i] = 0.0;
+        for (int j = 0; j < E; j++) {
+            int both = i != j && mask[i] && mask[j] && wnorm[i] > NORM_EPS && wnorm[j] > NORM_EPS;
+            double dot = 0.0;
+            for (int c = 0; both && c < C; c++) { dot += (double)W[(size_t)i * C + c] * W[(size_t)j * C + c]; }
+            A[i * E + j] = both ? dot / ((double)wnorm[i] * wnorm[j]) : 0.0;
+            along[i] += A[i * E + j] * A[i * E + j];
+        }
+        sum += along[i];
+    }
+    double F = sqrt(sum);
+    for (int i = 0; dW != NULL && F > 0.0 && i < E; i++) {
+        for (int c = 0; along[i] > 0.0 && c < C; c++) {
+            double dv = -along[i] * W[(size_t)i * C + c] / wnorm[i]; // minus the part along v_i
+            for (int j = 0; j < E; j++) { if (A[i * E + j] != 0.0) { dv += A[i * E + j] * W[(size_t)j * C + c] / wnorm[j]; } }
+            dW[(size_t)i * C + c] += (float)(weight * 2.0 / F * dv / wnorm[i]);
+        }
+    }
+    return (float)F;
+}
+
+float simplicity_loss(float* dW, const float* W, const float* wnorm, const int* mask, float weight, int C, int E) {
+    // mean |W_e| over the active rows; dW_e = v_e / their number. The cosine does not see it: it cannot change routing.
+    float sum = 0.0f, active = 0.0f;
+    for (int e = 0; e < E; e++) { sum += mask[e] ? wnorm[e] : 0.0f; active += (float)mask[e]; }
+    for (int e = 0; dW != NULL && e < E; e++) {
+        for (int c = 0; mask[e] && wnorm[e] > NORM_EPS && c < C; c++) {
+            dW[(size_t)e * C + c] += weight / active * W[(size_t)e * C + c] / wnorm[e];
+        }
+    }
+    return active > 0.0f ? sum / active : 0.0f;
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// The adaptive process (Algorithm 1): experts that nobody used in a window go, one comes if some token found none
+
+enum { ADD_NONE = -1, ADD_FULL = -2 }; // what adapt_update returns when it adds nothing: no need, or no free slot
+
+int adapt_update(int* mask, float* W, float* G, int* removed, const int64_t* count, const double* sum, int64_t unrouted,
+                 int min_experts, int C, int E) {
+    // mask (E), W (E, C), G (E) are changed; removed (E) becomes 1 for experts that went; returns the slot added, or ADD_*
+    // Remove first, then add at most one: the lowest free slot, which may be one that was freed just now. The minimum counts
+    // the state after both. A removed slot keeps its weights. The caller resets the Adam moments of an added slot.
+    double length = 0.0;
+    int active = 0, slot = ADD_FULL;
+    for (int c = 0; c < C; c++) { length += sum[c] * sum[c]; }
+    length = sqrt(length);
+    int want = unrouted > 0 && length > 1e-12; // the new row of W is R_S/|R_S|: it needs a direction
+    for (int e = 0; e < E; e++) { active += mask[e]; removed[e] = 0; }
+    for (int e = 0; e < E; e++) {
+        if (mask[e] && count[e] == 0 && active - 1 + want >= min_experts) {
+            mask[e] = 0;
+            removed[e] = 1;
+            active--;
+        }
+    }
+    if (!want) { return ADD_NONE; }
+    for (int e = E - 1; e >= 0; e--) { if (!mask[e]) { slot = e; } }
+    if (slot >= 0) {
+        mask[slot] = 1;
+        G[slot] = 0.0f;
+        for (int c = 0; c < C; c++) { W[(size_t)slot * C + c] = (float)(sum[c] / length); }
+    }
+    return slot;
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// The model: configuration, parameters (one table), activations, forward, backward, update
+
+enum { DIVERSITY, SIMPLICITY, BALANCE, EFFICIENCY, ENTROPY, N_AUX }; // the auxiliary terms
+
+typedef struct {
+    int T, V, Vp, L, NH, C, H, E;   // see the legend at the top; H is the width of an expert, dense layers have 4C
+    int S;                          // shared experts, which serve every token: together one layer of width S*H
+    int moe[MAX_LAYERS];            // 1: layer l is a DynMoE layer
+    int router, topk;               // TOP_ANY ..; K of top-k
+    float topp, tau;                // P of top-p; temperature of the top-any gate: scales gradients, changes no decision
+    int normalised, train_fallback; // of top-any: convention for k in backward; top-1 fallback in training too
+    float aux_weight[N_AUX];
+} Config;
+
+// first values: 0, 1, normal(0.02), the same over sqrt(2L), orthonormal rows, --threshold
+enum { ZEROS, ONES, NORMAL, RESIDUAL, ORTHOGONAL, THRESHOLD };
+
+// The one list of parameters: field, name in files, shape (0: no such dimension), first value, weight decay
+#define MODEL_TENSORS(X) \
+    X(wte,      "wte",          Vp, C, 0,       NORMAL,     1) \
+    X(wpe,      "wpe",          T, C, 0,        NORMAL,     1) \
+    X(lnfw,     "lnfw",         C, 0, 0,        ONES,       0) \
+    X(lnfb,     "lnfb",         C, 0, 0,        ZEROS,      0)
+#define BLOCK_TENSORS(X) \
+    X(ln1w,     "ln1w",         C, 0, 0,        ONES,       0) \
+    X(ln1b,     "ln1b",         C, 0, 0,        ZEROS,      0) \
+    X(qkvw,     "qkvw",         3 * C, C, 0,    NORMAL,     1) \
+    X(qkvb,     "qkvb",         3 * C, 0, 0,    ZEROS,      0) \
+    X(attprojw, "attprojw",     C, C, 0,        RESIDUAL,   1) \
+    X(attprojb, "attprojb",     C, 0, 0,        ZEROS,      0) \
+    X(ln2w,     "ln2w",         C, 0, 0,        ONES,       0) \
+    X(ln2b,     "ln2b",         C, 0, 0,        ZEROS,      0)
+#define DENSE_TENSORS(X) \
+    X(fcw,      "fcw",          4 * C, C, 0,    NORMAL,     1) \
+    X(fcb,      "fcb",          4 * C, 0, 0,    ZEROS,      0) \
+    X(fcprojw,  "fcprojw",      C, 4 * C, 0,    RESIDUAL,   1) \
+    X(fcprojb,  "fcprojb",      C, 0, 0,        ZEROS,      0)
+#define MOE_TENSORS(X) \
+    X(gatew,    "moe.gatew",    E, C, 0,        ORTHOGONAL, 0) \
+    X(gateG,    "moe.gateG",    E, 0, 0,        THRESHOLD,  0) \
+    X(fcw,      "moe.fcw",      E, H, C,        NORMAL,     1) \
+    X(fcb,      "moe.fcb",      E, H, 0,        ZEROS,      0) \
+    X(fcprojw,  "moe.fcprojw",  E, C, H,        RESIDUAL,   1) \
+    X(fcprojb,  "moe.fcprojb",  E, C, 0,        ZEROS,      0)
+#define SHARED_TENSORS(X) \
+    X(sfcw,     "shared.fcw",   S * H, C, 0,    NORMAL,     1) \
+    X(sfcb,     "shared.fcb",   S * H, 0, 0,    ZEROS,      0) \
+    X(sfcprojw, "shared.fcprojw", C, S * H, 0,  RESIDUAL,   1) \
+    X(sfcprojb, "shared.fcprojb", C, 0, 0,      ZEROS,      0)
+#define MAX_TENSORS (4 + 18 * MAX_LAYERS)
+
+// pointers to what the lists above name: for weights as they are used (floatX), for gradients and for the master copy (float)
+template <typename X> struct Block {
+    X *ln1w, *ln1b, *qkvw, *qkvb, *attprojw, *attprojb, *ln2w, *ln2b, *gatew, *gateG, *fcw, *fcb, *fcprojw, *fcprojb;
+    X *sfcw, *sfcb, *sfcprojw, *sfcprojb;
+};
+template <typename X> struct Parameters { X *wte, *wpe, *lnfw, *lnfb; Block<X> h[MAX_LAYERS]; };
+
+typedef struct {                    // one row of the table that is made from the lists
+    char name[40];
+    int ndim, first, decay, layer;  // layer -1: of the whole model
+    int moe, slots;                 // moe: of a DynMoE layer, then slots = E, one slice per expert; else slots = 1
+    size_t shape[3], size, offset;  // offset in floats, the same in the memories of parameters, gradients, m and v
+} Tensor;
+
+// What lies on the device: type, field, how many. Of a layer, kept from forward for backward; a dense layer has no gate.
+#define LAYER_MEMORY(X) \
+    X(floatX, res, N * C)   X(floatX, ln1, N * C)       X(float, mean1, N)  X(float, rstd1, N)  X(floatX, qkvr, 3 * N * C) \
+    X(floatX, att, N * NH * T) X(floatX, atty, N * C)   X(floatX, mid, N * C) X(floatX, ln2, N * C) X(float, mean2, N) \
+    X(float, rstd2, N)
+#define DENSE_MEMORY(X) \
+    X(floatX, pre, N * 4 * C) X(floatX, act, N * 4 * C)
+#define GATE_MEMORY(X) \
+    X(float, score, N * E)  X(float, weight, N * E)     X(float, dgate, N * E) X(float, xnorm, N)   X(float, wnorm, E) \
+    X(int, open, N * E)     X(int, k, N)                X(int, row_of, N * E) X(int, row_token, N * E + E * ROW_PAD) \
+    X(int, mask, E)         X(double, record_sum, C)    X(RouteStats, stats, 1) \
+    X(floatX, spre, N * S * H) X(floatX, sact, N * S * H) X(floatX, sout, N * C * (S > 0))
+// Of the whole model. The second list is scratch: qkv and half for forward too, sums for sums over slabs
+#define MODEL_MEMORY(X) \
+    X(int, x, N)            X(int, y, N)                X(floatX, res, N * C) X(floatX, lnf, N * C) \
+    X(float, meanf, N)      X(float, rstdf, N)          X(floatX, logits, N * Vp) X(float, losses, N) \
+    X(floatX, qkv, N * 3 * C) X(floatX, half, N * C)    X(int, block_count, (N / BLOCK + 1) * E) \
+    X(double, expert_sums, 2 * E + 64) X(double, squares, NORM_BLOCKS)
+#define BACKWARD_MEMORY(X) \
+    X(floatX, dres, N * C)  X(floatX, dln, N * C)       X(floatX, datty, N * C) X(floatX, datt, N * NH * T) \
+    X(floatX, dqkvr, 3 * N * C) X(int, order, N)        X(int, first, N + 1) \
+    X(float, sums, (N / SLAB + 1) * widest)
+#define NORM_BLOCKS 256
+
+#define FIELD(type, field, count) type* field;
+template <typename floatX> struct DeviceLayer {
+    LAYER_MEMORY(FIELD)
+    DENSE_MEMORY(FIELD)
+    GATE_MEMORY(FIELD)
+    floatX *rows, *xr, *out;        // memory of the routed rows: xr (R, C), out (R, C), pre (R, H), act (R, H)
+    size_t rows_size;
+};
+
+template <typename floatX> struct Device {
+    float *master, *grads, *m, *v;  // (n_params) each; the last three NULL without training
+    floatX* params;                 // (n_params): the weights that kernels use; the master itself if floatX is float
+    Parameters<floatX> p;
+    Parameters<float> master_p, g;
+    DeviceLayer<floatX> layer[MAX_LAYERS];
+    MODEL_MEMORY(FIELD)
+    BACKWARD_MEMORY(FIELD)
+    floatX* drow;                   // gradients of the rows of one layer, grown when R does
+    size_t drow_size;
+};
+
+typedef struct {                    // what the host knows of a layer
+    int offset[MAX_EXPERTS + 1], R; // see dispatch
+    float aux[N_AUX];               // values of the auxiliary terms
+    int count[MAX_EXPERTS], used[MAX_EXPERTS], hist[MAX_EXPERTS + 1]; // see RouteStats
+    float low[MAX_EXPERTS], high[MAX_EXPERTS];
+    PerExpert share;                // see softmax_losses of the C program; for top-any the share of routed tokens
+    int mask[MAX_EXPERTS], unrouted; // m of the paper; tokens with k = 0 in the last forward
+    int64_t record_count[MAX_EXPERTS], record_unrouted;
+    double* record_sum;             // (C); with the two above: R_E, their number, R_S of the adaptive process
+} Layer;
+
+typedef struct {
+    Config config;
+    Tensor table[MAX_TENSORS];
+    int n_tensors, bf16, training;  // bf16: floatX is __nv_bfloat16
+    size_t n_params;
+    float *params_memory, *m_memory, *v_memory; // (n_params) on the host: what files are read into and written from
+    void* device;                   // Device<float> or Device<bf16>
+    Layer layer[MAX_LAYERS];
+    float *losses, *logits;         // on the host: (N) of the last forward; (Vp) see gpt2_logits
+    int *order, *first, *seen;      // on the host, for embedding_backward
+    size_t act_bytes;
+    int max_B, max_T, B, T, step;   // allocated for; of the last forward; the training step, for messages
+    const int *x, *y;               // tokens and targets of the last forward
+    int recording;                  // training forwards add to the records
+    int keep_logits;                // for tests: a training forward leaves logits, not their gradient; no backward then
+    float ce, aux;                  // of the last forward: mean cross-entropy; weighted sum of auxiliary terms
+} GPT2;
+
+void add_tensor(GPT2* model, int layer, const char* name, int a, int b, int c, int first, int decay) { // one row of the table
+    Tensor* t = &model->table[model->n_tensors++];
+    if (layer >= 0) { snprintf(t->name, sizeof t->name, "h.%d.%s", layer, name); }
+    else { snprintf(t->name, sizeof t->name, "%s", name); }
+    t->ndim = c > 0 ? 3 : b > 0 ? 2 : 1;
+    t->shape[0] = (size_t)a; t->shape[1] = (size_t)b; t->shape[2] = (size_t)c;
+    t->size = (size_t)a * (b > 0 ? (size_t)b : 1) * (c > 0 ? (size_t)c : 1);
+    t->first = first; t->decay = decay; t->layer = layer;
+    t->moe = strncmp(name, "moe.", 4) == 0;
+    t->slots = t->moe ? model->config.E : 1;
+    t->offset = model->n_params;
+    model->n_params += t->size;
+}
+
+void parameters_layout(GPT2* model) { // fills the table from the lists above
+    int T = model->config.T, Vp = model->config.Vp, C = model->config.C, H = model->config.H, E = model->config.E;
+    int S = model->config.S;
+    model->n_tensors = 0;
+    model->n_params = 0;
+    #define X(f, name, a, b, c, first, decay) add_tensor(model, -1, name, a, b, c, first, decay);
+    MODEL_TENSORS(X)
+    #undef X
+    #define X(f, name, a, b, c, first, decay) add_tensor(model, l, name, a, b, c, first, decay);
+    for (int l = 0; l < model->config.L; l++) {
+        BLOCK_TENSORS(X)
+        if (model->config.moe[l]) { MOE_TENSORS(X) } else { DENSE_TENSORS(X) }
+        if (model->config.moe[l] && S > 0) { SHARED_TENSORS(X) }
+    }
+    #undef X
+}
+
+template <typename X>
+void parameters_point(Parameters<X>* p, X* memory, const GPT2* model) { // in the order of the table
+    const Tensor* t = model->table;
+    #define X(f, name, a, b, c, first, decay) p->f = memory + (t++)->offset;
+    MODEL_TENSORS(X)
+    #undef X
+    #define X(f, name, a, b, c, first, decay) p->h[l].f = memory + (t++)->offset;
+    for (int l = 0; l < model->config.L; l++) {
+        BLOCK_TENSORS(X)
+        if (model->config.moe[l]) { MOE_TENSORS(X) } else { DENSE_TENSORS(X) }
+        if (model->config.moe[l] && model->config.S > 0) { SHARED_TENSORS(X) }
+    }
+    #undef X
+}
+
+template <typename floatX>
+size_t activations_alloc(Device<floatX>* d, const Config* c, size_t B, size_t T, int training) {
+    // allocates every activation by itself (what writes past its end is then caught by a memory checker); with d = NULL only
+    // counts. Returns the bytes.
+    static Device<floatX> nobody;
+    Device<floatX>* real = d;
+    size_t bytes = 0, N = B * T, C = (size_t)c->C, E = (size_t)c->E, NH = (size_t)c->NH, Vp = (size_t)c->Vp, S = (size_t)c->S;
+    size_t H = (size_t)c->H, widest = 4 * C; // columns that are summed over tokens: of a layer, of an expert, of all W
+    widest = (S + 1) * H > widest ? (S + 1) * H : widest;
+    widest = E * C > widest ? E * C : widest;
+    if (d == NULL) { d = &nobody; }
+    #define X(type, field, count) bytes += (count) * sizeof(type); \
+        if (real != NULL) { a->field = (type*)device_alloc((count), sizeof(type), "activations"); }
+    for (int l = 0; l < c->L; l++) {
+        DeviceLayer<floatX>* a = &d->layer[l];
+        LAYER_MEMORY(X)
+        if (c->moe[l]) { GATE_MEMORY(X) } else { DENSE_MEMORY(X) }
+    }
+    Device<floatX>* a = d;
+    MODEL_MEMORY(X)
+    if (training) { BACKWARD_MEMORY(X) }
+    #undef X
+    return bytes;
+}
+
+void gpt2_plan(GPT2* model, Config config, int B, int T, int training) {
+    // lays out without allocating: the table, n_params, act_bytes. model->bf16 is kept
+    int is_bf16 = model->bf16;
+    memset(model, 0, sizeof *model);
+    model->bf16 = is_bf16;
+    model->config = config;
+    model->training = training;
+    model->max_B = B;
+    model->max_T = T;
+    parameters_layout(model);
+    model->act_bytes = is_bf16 ? activations_alloc((Device<bf16>*)NULL, &config, (size_t)B, (size_t)T, training)
+                               : activations_alloc((Device<float>*)NULL, &config, (size_t)B, (size_t)T, training);
+}
+
+template <typename floatX>
+void device_build(GPT2* model) {
+    Device<floatX>* d = (Device<floatX>*)alloc_zeroed(1, sizeof(Device<floatX>), "the model");
+    size_t n = model->n_params;
+    model->device = d;
+    d->master = (float*)device_alloc(n, sizeof(float), "parameters");
+    d->params = sizeof(floatX) == sizeof(float) ? (floatX*)d->master : (floatX*)device_alloc(n, sizeof(floatX), "parameters");
+    if (model->training) {
+        d->grads = (float*)device_alloc(n, sizeof(float), "gradients");
+        d->m = (float*)device_alloc(n, sizeof(float), "Adam's first moments");
+        d->v = (float*)device_alloc(n, sizeof(float), "Adam's second moments");
+    }
+    parameters_point(&d->p, d->params, model);
+    parameters_point(&d->master_p, d->master, model);
+    parameters_point(&d->g, d->grads, model);
+    activations_alloc(d, &model->config, (size_t)model->max_B, (size_t)model->max_T, model->training);
+}
+
+void gpt2_build(GPT2* model, Config config, int B, int T, int training) {
+    // allocates, all zero, no expert active, on the device and its mirror on the host; see gpt2_to_device
+    gpt2_plan(model, config, B, T, training);
+    size_t n = model->n_params, N = (size_t)B * T;
+    model->params_memory = (float*)alloc_zeroed(n, sizeof(float), "parameters");
+    model->m_memory = (float*)alloc_zeroed(training ? n : 0, sizeof(float), "Adam's first moments");
+    model->v_memory = (float*)alloc_zeroed(training ? n : 0, sizeof(float), "Adam's second moments");
+    model->losses = (float*)alloc_zeroed(N + (size_t)config.Vp, sizeof(float), "losses");
+    model->logits = model->losses + N;
+    model->order = (int*)alloc_zeroed(2 * N + 1 + (size_t)config.Vp + 1, sizeof(int), "the order of tokens");
+    model->first = model->order + N;
+    model->seen = model->first + N + 1;
+    for (int l = 0; l < config.L; l++) {
+        model->layer[l].record_sum = (double*)alloc_zeroed((size_t)config.C, sizeof(double), "records");
+    }
+    if (model->bf16) { device_build<bf16>(model); } else { device_build<float>(model); }
+}
+
+template <typename floatX>
+void device_free(GPT2* model) {
+    Device<floatX>* d = (Device<floatX>*)model->device;
+    const Config* c = &model->config;
+    #define X(type, field, count) cudaFree(a->field);
+    for (int l = 0; l < c->L; l++) {
+        DeviceLayer<floatX>* a = &d->layer[l];
+        LAYER_MEMORY(X)
+        if (c->moe[l]) { GATE_MEMORY(X) } else { DENSE_MEMORY(X) }
+        cudaFree(a->rows);
+    }
+    Device<floatX>* a = d;
+    MODEL_MEMORY(X)
+    if (model->training) { BACKWARD_MEMORY(X) }
+    #undef X
+    if ((void*)d->params != (void*)d->master) { cudaFree(d->params); }
+    cudaFree(d->master); cudaFree(d->grads); cudaFree(d->m); cudaFree(d->v); cudaFree(d->drow);
+    free(d);
+}
+
+void gpt2_free(GPT2* model) {
+    if (model->bf16) { device_free<bf16>(model); } else { device_free<float>(model); }
+    for (int l = 0; l < model->config.L; l++) { free(model->layer[l].record_sum); }
+    free(model->params_memory); free(model->m_memory); free(model->v_memory); free(model->losses); free(model->order);
+    memset(model, 0, sizeof *model);
+}
+
+template <typename floatX>
+__global__ void convert_kernel(floatX* out, const float* inp, size_t n) { // one thread for each number
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) { store(out + i, inp[i]); }
+}
+
+template <typename floatX>
+void device_copy(GPT2* model, int to_gpu) { // between the host's memories and the device's
+    Device<floatX>* d = (Device<floatX>*)model->device;
+    size_t bytes = model->n_params * sizeof(float);
+    float *host[] = {model->params_memory, model->m_memory, model->v_memory}, *device[] = {d->master, d->m, d->v};
+    for (int i = 0; i < (model->training ? 3 : 1); i++) {
+        if (to_gpu) { to_device(device[i], host[i], bytes); } else { to_host(host[i], device[i], bytes); }
+    }
+    for (int l = 0; l < model->config.L; l++) {
+        Layer* a = &model->layer[l];
+        size_t sums = (size_t)model->config.C * sizeof(double);
+        if (!model->config.moe[l]) { continue; }
+        if (to_gpu) { to_device(d->layer[l].record_sum, a->record_sum, sums); } else { to_host(a->record_sum,
+                                                                                               d->layer[l].record_sum, sums); }
+        if (to_gpu) { to_device(d->layer[l].mask, a->mask, (size_t)model->config.E * sizeof(int)); }
+    }
+    if (!to_gpu || sizeof(floatX) == sizeof(float)) { return; }
+    convert_kernel<<<blocks_for(model->n_params, BLOCK), BLOCK>>>(d->params, d->master, model->n_params);
+    LAUNCHED();
+}
+
+// After gpt2_init or after a file was read, and before one is written
+void gpt2_to_device(GPT2* model) { if (model->bf16) { device_copy<bf16>(model, 1); } else { device_copy<float>(model, 1); } }
+void gpt2_to_host(GPT2* model) { if (model->bf16) { device_copy<bf16>(model, 0); } else { device_copy<float>(model, 0); } }
+
+template <typename floatX>
+floatX* reserve(floatX** memory, size_t* size, size_t n, const char* what) { // room for n numbers; contents are not kept
+    if (n > *size) {
+        if (*memory != NULL) { CUDA(cudaFree(*memory)); }
+        *size = n + n / 8 + 64; // a little more, so that it grows rarely
+        *memory = (floatX*)device_alloc(*size, sizeof(floatX), what);
+    }
+    return *memory;
+}
+
+template <typename floatX>
+void rows_reserve(DeviceLayer<floatX>* a, int R, int C, int H) { // points xr (R, C), out (R, C), pre (R, H), act (R, H) into memory
+    a->xr = reserve(&a->rows, &a->rows_size, (size_t)R * (2 * (size_t)C + 2 * (size_t)H), "the rows of a layer");
+    a->out = a->xr + (size_t)R * C;
+    a->pre = a->out + (size_t)R * C;
+    a->act = a->pre + (size_t)R * H;
+}
+
+// What several GPUs would have to add up passes through here: gradients before they are used, records at the end of a window,
+// losses. With one GPU there is nothing to do.
+template <typename X>
+void comm_sum(X* data, size_t n) { (void)data; (void)n; }
+
+void orthogonal_rows(float* W, int E, int C, uint64_t* rng) {
+    // W (E, C), E <= C: orthonormal rows, by Gram-Schmidt in double, twice because once leaves rounding errors behind
+    double* w = (double*)alloc_zeroed((size_t)E * C, sizeof(double), "orthogonal rows");
+    for (int i = 0; i < E * C; i++) { w[i] = random_normal(rng); }
+    for (int pass = 0; pass < 2; pass++) {
+        for (int e = 0; e < E; e++) {
+            double norm = 0.0;
+            for (int j = 0; j < e; j++) {
+                double dot = 0.0;
+                for (int c = 0; c < C; c++) { dot += w[e * C + c] * w[j * C + c]; }
+                for (int c = 0; c < C; c++) { w[e * C + c] -= dot * w[j * C + c]; }
+            }
+            for (int c = 0; c < C; c++) { norm += w[e * C + c] * w[e * C + c]; }
+            for (int c = 0; c < C; c++) { w[e * C + c] /= sqrt(norm); }
+        }
+    }
+    for (int i = 0; i < E * C; i++) { W[i] = (float)w[i]; }
+    free(w);
+}
+
+void tensor_init(GPT2* model, const Tensor* t, int copies, float threshold, uint64_t* rng) {
+    // first values of one tensor. With copies all experts of a layer start equal, else each has its own random weights.
+    const Config* c = &model->config;
+    float* p = model->params_memory + t->offset;
+    size_t drawn = copies ? t->size / t->slots : t->size;
+    float std = t->first == RESIDUAL ? 0.02f / sqrtf(2.0f * (float)c->L) : 0.02f;
+    if (t->first == ORTHOGONAL) { orthogonal_rows(p, c->E, c->C, rng); return; }
+    if (strcmp(t->name, "wte") == 0) { drawn = (size_t)c->V * c->C; } // rows V.. stay zero
+    for (size_t j = 0; j < drawn; j++) {
+        p[j] = t->first == ZEROS ? 0.0f : t->first == ONES ? 1.0f : t->first == THRESHOLD ? threshold :
+               std * (float)random_normal(rng);
+    }
+    for (size_t j = drawn; t->slots > 1 && j < t->size; j++) { p[j] = p[j - drawn]; }
+}
+
+void gpt2_init(GPT2* model, int start_experts, int copies, float threshold, uint64_t* rng) {
+    // GPT-2's first values; in DynMoE layers orthonormal W, G = threshold, and start_experts active experts
+    for (int i = 0; i < model->n_tensors; i++) { tensor_init(model, &model->table[i], copies, threshold, rng); }
+    for (int l = 0; l < model->config.L; l++) {
+        for (int e = 0; e < model->config.E; e++) { model->layer[l].mask[e] = e < start_experts; }
+    }
+}
+
+int router_K(const Config* c) { return c->router == TOP_K ? c->topk : c->E; } // experts that a softmax router takes at most
+
+template <typename floatX>
+void route_losses(GPT2* model, Device<floatX>* d, int l, int N) {
+    // values of the auxiliary terms that have a weight, from what the host knows and sums over tokens
+    const Config* c = &model->config;
+    Layer* a = &model->layer[l];
+    DeviceLayer<floatX>* g = &d->layer[l];
+    int C = c->C, E = c->E, active = 0, n1 = N - a->unrouted, per = c->router == TOP_P ? 1 : router_K(c);
+    double sums[MAX_EXPERTS], rows = 0.0;
+    for (int e = 0; e < E; e++) { active += a->mask[e]; }
+    for (int k = 0; k <= E; k++) { rows += (double)k * a->hist[k]; }
+    if (per > active && c->router != TOP_P) { per = active; }
+    memset(a->aux, 0, sizeof a->aux);
+    a->aux[EFFICIENCY] = (float)(rows / ((double)N * E));
+    for (int e = 0; e < E; e++) { // top-any: ce_e, of the routed tokens; softmax: E_a / n * the part of the tokens that use e
+        a->share.of[e] = c->router == TOP_ANY ? (n1 > 0 ? (float)((double)a->used[e] / n1) : 0.0f)
+                                              : (float)((double)active / per * a->count[e] / N);
+    }
+    if (c->aux_weight[BALANCE] != 0.0f) {
+        double sum = 0.0;
+        token_sums(sums, c->router == TOP_ANY ? g->weight : g->score, d->expert_sums, N, E, 0);
+        for (int e = 0; e < E; e++) { // of the weights, those that the fallback gave do not count: 1 for each token that it served
+            double mean = c->router != TOP_ANY ? sums[e] / N : n1 > 0 ? (sums[e] - (a->count[e] - a->used[e])) / n1 : 0.0;
+            sum += mean * (double)a->share.of[e];
+        }
+        a->aux[BALANCE] = (float)(c->router == TOP_ANY ? E * sum : sum);
+    }
+    if (c->aux_weight[ENTROPY] != 0.0f) {
+        token_sums(sums, g->score, d->expert_sums, N, E, 1);
+        for (int e = 0; e < E; e++) { a->aux[ENTROPY] += (float)(sums[e] / N); }
+    }
+    if (c->aux_weight[DIVERSITY] == 0.0f && c->aux_weight[SIMPLICITY] == 0.0f) { return; }
+    float *W = (float*)alloc_zeroed((size_t)E * C, sizeof(float), "a gate"), wnorm[MAX_EXPERTS];
+    to_host(W, d->master_p.h[l].gatew, (size_t)E * C * sizeof(float));
+    for (int e = 0; e < E; e++) { wnorm[e] = norm_of(W + (size_t)e * C, C); }
+    a->aux[DIVERSITY] = diversity_loss(NULL, W, wnorm, a->mask, 0.0f, C, E);
+    a->aux[SIMPLICITY] = simplicity_loss(NULL, W, wnorm, a->mask, 0.0f, C, E);
+    free(W);
+}
+
+template <typename floatX>
+void row_losses_backward(GPT2* model, Device<floatX>* d, int l, float aux_scale) {
+    // gradients of diversity and simplicity, which see only the E rows of W: computed on the host, added on the device
+    const Config* c = &model->config;
+    const Layer* a = &model->layer[l];
+    size_t n = (size_t)c->E * c->C;
+    if (c->aux_weight[DIVERSITY] == 0.0f && c->aux_weight[SIMPLICITY] == 0.0f) { return; }
+    float *W = (float*)alloc_zeroed(2 * n, sizeof(float), "a gate"), *dW = W + n, wnorm[MAX_EXPERTS];
+    to_host(W, d->master_p.h[l].gatew, n * sizeof(float));
+    for (int e = 0; e < c->E; e++) { wnorm[e] = norm_of(W + (size_t)e * c->C, c->C); }
+    if (c->aux_weight[DIVERSITY] != 0.0f) {
+        diversity_loss(dW, W, wnorm, a->mask, aux_scale * c->aux_weight[DIVERSITY], c->C, c->E);
+    }
+    if (c->aux_weight[SIMPLICITY] != 0.0f) {
+        simplicity_loss(dW, W, wnorm, a->mask, aux_scale * c->aux_weight[SIMPLICITY], c->C, c->E);
+    }
+    to_device(d->sums, dW, n * sizeof(float));
+    add_slabs(d->g.h[l].gatew, d->sums, 1, (int)n);
+    free(W);
+}
+
+template <typename floatX>
+__global__ void record_sum_kernel(double* sum, const int* k, const floatX* x, int N, int C) {
+    // sum (C) += the raw x of tokens with k = 0, in token order. One thread for each channel
+    int c = blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= C) { return; }
+    double s = sum[c];
+    for (int i = 0; i < N; i++) { if (k[i] == 0) { s += (double)value(x[(size_t)i * C + c]); } }
+    sum[c] = s;
+}
+
+// x (N, C) -> y (N, C) = residual + one DynMoE layer
+template <typename floatX>
+void moe_forward(GPT2* model, Device<floatX>* d, int l, floatX* y, const floatX* residual, const floatX* x, int N, int training) {
+    const Config* c = &model->config;
+    const Block<floatX>* p = &d->p.h[l];
+    Layer* a = &model->layer[l];
+    DeviceLayer<floatX>* g = &d->layer[l];
+    int C = c->C, E = c->E, K = router_K(c);
+    RouteStats stats;
+    if (c->router == TOP_ANY) {
+        gate_forward(g->open, g->k, g->weight, g->score, g->xnorm, g->wnorm, x, d->master_p.h[l].gatew, d->master_p.h[l].gateG,
+                     g->mask, !training || c->train_fallback, N, C, E);
+    } else {
+        softmax_gate_forward(g->open, g->k, g->weight, g->score, x, d->master_p.h[l].gatew, g->mask, K,
+                             c->router == TOP_P ? c->topp : INFINITY, c->router == TOP_K && K > 1, N, C, E);
+    }
+    a->R = dispatch(g->row_of, g->row_token, g->stats, &stats, d->block_count, g->open, g->k, g->score, N, E, N * E + E * ROW_PAD);
+    memcpy(a->count, stats.count, sizeof a->count);
+    memcpy(a->used, stats.used, sizeof a->used);
+    memcpy(a->hist, stats.hist, sizeof a->hist);
+    memcpy(a->low, stats.low, sizeof a->low);
+    memcpy(a->high, stats.high, sizeof a->high);
+    memcpy(a->offset, stats.offset, sizeof a->offset);
+    a->unrouted = stats.hist[0];
+    rows_reserve(g, a->R, C, c->H);
+    gather_forward(g->xr, x, g->row_token, a->R, C);
+    experts_forward(g->out, g->pre, g->act, g->xr, p->fcw, p->fcb, p->fcprojw, p->fcprojb, a->offset, a->count, E, C, c->H);
+    combine_forward(y, residual, g->out, g->row_of, g->weight, N, C, E);
+    if (c->S > 0) { // shared experts: one feed-forward layer beside the routed ones
+        feedforward_forward(g->sout, g->spre, g->sact, x, p->sfcw, p->sfcb, p->sfcprojw, p->sfcprojb, N, C, c->S * c->H);
+        residual_forward(y, y, g->sout, (size_t)N * C);
+    }
+    if (!training) { return; }
+    route_losses(model, d, l, N);
+    for (int i = 0; i < N_AUX; i++) { model->aux += c->aux_weight[i] * a->aux[i]; }
+    if (!model->recording) { return; }
+    for (int e = 0; e < E; e++) { a->record_count[e] += a->used[e]; }
+    a->record_unrouted += a->unrouted;
+    record_sum_kernel<<<blocks_for((size_t)C, WARP), WARP>>>(g->record_sum, g->k, x, N, C);
+    LAUNCHED();
+}
+
+// dy (N, C) -> dx (N, C) overwritten; gradients of the experts, of W and of G added. aux_scale: weight of this micro-batch
+template <typename floatX>
+void moe_backward(GPT2* model, Device<floatX>* d, int l, floatX* dx, const floatX* dy, const floatX* x, int N, float aux_scale) {
+    const Config* c = &model->config;
+    const Block<floatX>* p = &d->p.h[l];
+    const Block<float>*q = &d->master_p.h[l], *dp = &d->g.h[l];
+    const Layer* a = &model->layer[l];
+    DeviceLayer<floatX>* g = &d->layer[l];
+    int C = c->C, E = c->E, SH = c->S * c->H, n1 = N - a->unrouted;
+    size_t rows = (size_t)a->R * (C + c->H), shared_rows = SH > 0 ? (size_t)N * (C + SH) : 0;
+    floatX* drow = reserve(&d->drow, &d->drow_size, rows > shared_rows ? rows : shared_rows, "row gradients");
+    combine_backward(drow, g->dgate, dy, g->out, g->row_of, g->weight, N, C, E);
+    experts_backward(drow, drow + (size_t)a->R * C, dp->fcw, dp->fcb, dp->fcprojw, dp->fcprojb, drow, g->xr, g->pre, g->act, p->fcw,
+                     p->fcprojw, d->sums, a->offset, a->count, E, C, c->H);
+    gather_backward(dx, drow, g->row_of, N, C, E);
+    if (c->router == TOP_ANY) {
+        float balance = n1 > 0 ? aux_scale * c->aux_weight[BALANCE] * (float)E / (float)n1 : 0.0f;
+        gate_gradient_kernel<<<blocks_for((size_t)N, BLOCK), BLOCK>>>(g->dgate, g->open, g->k, a->share, balance,
+            aux_scale * c->aux_weight[EFFICIENCY] / ((float)N * (float)E), c->normalised, N, E);
+        LAUNCHED();
+        gate_backward_add(dx, dp->gatew, dp->gateG, g->dgate, g->open, g->score, g->xnorm, g->wnorm, x, q->gatew, q->gateG, c->tau,
+                          d->sums, d->expert_sums, N, C, E);
+    } else {
+        softmax_gate_backward_add(dx, dp->gatew, g->dgate, g->open, g->weight, g->score, x, q->gatew,
+                                  aux_scale * c->aux_weight[BALANCE], a->share, aux_scale * c->aux_weight[ENTROPY],
+                                  c->router == TOP_K && c->topk > 1, d->sums, N, C, E);
+    }
+    row_losses_backward(model, d, l, aux_scale);
+    if (SH > 0) {
+        feedforward_backward(drow, drow + (size_t)N * C, dp->sfcw, dp->sfcb, dp->sfcprojw, dp->sfcprojb, dy, x, g->spre, g->sact,
+                             p->sfcw, p->sfcprojw, d->sums, N, C, SH);
+        residual_forward(dx, dx, drow, (size_t)N * C);
+    }
+}
+
+template <typename floatX>
+void attention_half_forward(GPT2* model, Device<floatX>* d, int l, int B, int T) { // ln1 -> mid and ln2
+    const Block<floatX>* p = &d->p.h[l];
+    DeviceLayer<floatX>* a = &d->layer[l];
+    int N = B * T, C = model->config.C;
+    matmul_forward(d->qkv, a->ln1, p->qkvw, p->qkvb, N, C, 3 * C);
+    attention_forward(a->atty, a->att, a->qkvr, d->half, d->qkv, B, T, C, model->config.NH, 1);
+    matmul_forward(d->half, a->atty, p->attprojw, p->attprojb, N, C, C);
+    residual_layernorm_forward(a->mid, a->ln2, a->mean2, a->rstd2, d->half, a->res, p->ln2w, p->ln2b, N, C);
+}
+
+template <typename floatX>
+void attention_half_backward(GPT2* model, Device<floatX>* d, int l, int B, int T) { // dres: of mid -> of res, in place
+    const Block<floatX>* p = &d->p.h[l];
+    const Block<float>* g = &d->g.h[l];
+    DeviceLayer<floatX>* a = &d->layer[l];
+    int N = B * T, C = model->config.C;
+    matmul_backward(d->datty, g->attprojw, g->attprojb, d->dres, a->atty, p->attprojw, d->sums, N, C, C);
+    attention_backward(d->qkv, d->datt, d->dqkvr, d->half, d->datty, a->att, a->qkvr, B, T, C, model->config.NH);
+    matmul_backward(d->dln, g->qkvw, g->qkvb, d->qkv, a->ln1, p->qkvw, d->sums, N, C, 3 * C);
+    layernorm_backward_add(d->dres, g->ln1w, g->ln1b, d->dln, a->res, a->mean1, a->rstd1, p->ln1w, d->sums, N, C);
+}
+
+template <typename floatX>
+void feedforward_half_forward(GPT2* model, Device<floatX>* d, int l, int N, int training) {
+    // mid and ln2 -> the next layer's res and ln1, or behind the last layer res and lnf
+    const Block<floatX>* p = &d->p.h[l];
+    DeviceLayer<floatX>* a = &d->layer[l];
+    int C = model->config.C, last = l + 1 == model->config.L;
+    DeviceLayer<floatX>* next = &d->layer[last ? l : l + 1];
+    floatX *res = last ? d->res : next->res, *ln = last ? d->lnf : next->ln1;
+    float *mean = last ? d->meanf : next->mean1, *rstd = last ? d->rstdf : next->rstd1;
+    const floatX *w = last ? d->p.lnfw : d->p.h[l + 1].ln1w, *b = last ? d->p.lnfb : d->p.h[l + 1].ln1b;
+    if (model->config.moe[l]) {
+        moe_forward(model, d, l, res, a->mid, a->ln2, N, training);
+        layernorm_forward(ln, mean, rstd, res, w, b, N, C);
+    } else {
+        feedforward_forward(d->half, a->pre, a->act, a->ln2, p->fcw, p->fcb, p->fcprojw, p->fcprojb, N, C, 4 * C);
+        residual_layernorm_forward(res, ln, mean, rstd, d->half, a->mid, w, b, N, C);
+    }
+}
+
+template <typename floatX>
+void feedforward_half_backward(GPT2* model, Device<floatX>* d, int l, int N, float aux_scale) {
+    // dres: gradient of the next layer's res -> gradient of mid, in place; leaves the gradient of ln2 in dln
+    const Block<floatX>* p = &d->p.h[l];
+    const Block<float>* g = &d->g.h[l];
+    DeviceLayer<floatX>* a = &d->layer[l];
+    int C = model->config.C;
+    if (model->config.moe[l]) {
+        moe_backward(model, d, l, d->dln, d->dres, a->ln2, N, aux_scale);
+    } else {
+        floatX* dpre = reserve(&d->drow, &d->drow_size, (size_t)N * 4 * C, "row gradients");
+        feedforward_backward(d->dln, dpre, g->fcw, g->fcb, g->fcprojw, g->fcprojb, d->dres, a->ln2, a->pre, a->act, p->fcw,
+                             p->fcprojw, d->sums, N, C, 4 * C);
+    }
+    layernorm_backward_add(d->dres, g->ln2w, g->ln2b, d->dln, a->mid, a->mean2, a->rstd2, p->ln2w, d->sums, N, C);
+}
+
+template <typename floatX>
+float device_forward(GPT2* model, const int* x, const int* y, int B, int T, int training) {
+    Device<floatX>* d = (Device<floatX>*)model->device;
+    int N = B * T, C = model->config.C, V = model->config.V, Vp = model->config.Vp;
+    to_device(d->x, x, (size_t)N * sizeof(int));
+    embedding_forward(d->layer[0].res, d->x, d->p.wte, d->p.wpe, B, T, C);
+    layernorm_forward(d->layer[0].ln1, d->layer[0].mean1, d->layer[0].rstd1, d->layer[0].res, d->p.h[0].ln1w, d->p.h[0].ln1b, N, C);
+    for (int l = 0; l < model->config.L; l++) {
+        attention_half_forward(model, d, l, B, T);
+        feedforward_half_forward(model, d, l, N, training);
+    }
+    matmul_forward(d->logits, d->lnf, d->p.wte, (const floatX*)NULL, N, C, Vp); // the head is wte again
+    if (y == NULL) { return 0.0f; }
+    to_device(d->y, y, (size_t)N * sizeof(int));
+    crossentropy(d->losses, d->logits, d->y, N, V, Vp, training && !model->keep_logits);
+    to_host(model->losses, d->losses, (size_t)N * sizeof(float));
+    double sum = 0.0;
+    for (int i = 0; i < N; i++) { sum += model->losses[i]; }
+    comm_sum(&sum, 1);
+    return (float)(sum / N);
+}
+
+float gpt2_forward(GPT2* model, const int* x, const int* y, int B, int T, int training) {
+    // tokens x (B, T), targets y (B, T) or NULL, on the host -> logits, and with targets losses; returns the mean loss in nats,
+    // or 0. training: k = 0 means residual only, auxiliary terms and records; the logits become their gradient at once.
+    // Else evaluation: top-1 fallback, nothing recorded.
+    require(B <= model->max_B && T <= model->max_T, "a bug: please report it", "forward of %d x %d, memory is for %d x %d", B, T,
+            model->max_B, model->max_T);
+    model->B = B; model->T = T; model->x = x; model->y = y; model->aux = 0.0f;
+    model->ce = model->bf16 ? device_forward<bf16>(model, x, y, B, T, training) : device_forward<float>(model, x, y, B, T,
+                                                                                                        training);
+    return model->ce;
+}
+
+int tokens_group(int* order, int* first, int* seen, const int* x, int N, int V) {
+    // order (N): positions grouped by token, each group in order; first (groups + 1); seen (V + 1) is scratch. Returns groups.
+    int groups = 0, at = 0;
+    memset(seen, 0, (size_t)(V + 1) * sizeof(int));
+    for (int i = 0; i < N; i++) { seen[x[i]]++; }
+    for (int v = 0; v < V; v++) {
+        int n = seen[v];
+        seen[v] = at; // where the next position of this token goes
+        if (n > 0) { first[groups++] = at; }
+        at += n;
+    }
+    for (int i = 0; i < N; i++) { order[seen[x[i]]++] = i; }
+    first[groups] = N;
+    return groups;
+}
+
+template <typename floatX>
+void head_backward(GPT2* model, Device<floatX>* d, float scale) { // logits, which hold their gradient -> dres
+    int N = model->B * model->T, C = model->config.C, Vp = model->config.Vp;
+    matmul(d->dln, d->logits, 0, d->p.wte, 0, N, C, Vp, scale / (float)N, 0.0f);
+    matmul(d->g.wte, d->logits, 1, d->lnf, 0, Vp, C, N, scale / (float)N, 1.0f);
+    CUDA(cudaMemset(d->dres, 0, (size_t)N * C * sizeof(floatX)));
+    layernorm_backward_add(d->dres, d->g.lnfw, d->g.lnfb, d->dln, d->res, d->meanf, d->rstdf, d->p.lnfw, d->sums, N, C);
+}
+
+template <typename floatX>
+void embedding_step_backward(GPT2* model, Device<floatX>* d) {
+    int N = model->B * model->T, groups = tokens_group(model->order, model->first, model->seen, model->x, N, model->config.V);
+    to_device(d->order, model->order, (size_t)N * sizeof(int));
+    to_device(d->first, model->first, (size_t)(groups + 1) * sizeof(int));
+    embedding_backward(d->g.wte, d->g.wpe, d->dres, d->x, d->order, d->first, groups, model->B, model->T, model->config.C);
+}
+
+template <typename floatX>
+void device_backward(GPT2* model, float scale) {
+    Device<floatX>* d = (Device<floatX>*)model->device;
+    head_backward(model, d, scale);
+    for (int l = model->config.L - 1; l >= 0; l--) {
+        feedforward_half_backward(model, d, l, model->B * model->T, scale);
+        attention_half_backward(model, d, l, model->B, model->T);
+    }
+    embedding_step_backward(model, d);
+}
+
+void gpt2_backward(GPT2* model, float scale) {
+    // adds scale * gradient of (mean loss + auxiliary terms) of the last training forward to grads; call once per forward
+    if (model->bf16) { device_backward<bf16>(model, scale); } else { device_backward<float>(model, scale); }
+}
+
+template <typename floatX> float* device_grads(GPT2* model) { return ((Device<floatX>*)model->device)->grads; }
+float* gpt2_grads(GPT2* model) { return model->bf16 ? device_grads<bf16>(model) : device_grads<float>(model); } // on the device
+
+void gpt2_zero_grad(GPT2* model) { CUDA(cudaMemset(gpt2_grads(model), 0, model->n_params * sizeof(float))); }
+
+__global__ void squares_kernel(double* partial, const float* g, size_t n) { // partial (NORM_BLOCKS): one for each block
+    double sum = 0.0;
+    for (size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x; i < n; i += (size_t)gridDim.x * BLOCK) { sum += (double)g[i] * g[i]; }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) { partial[blockIdx.x] = sum; }
+}
+
+template <typename floatX>
+double device_grad_norm(GPT2* model) {
+    Device<floatX>* d = (Device<floatX>*)model->device;
+    double total = 0.0, partial[NORM_BLOCKS];
+    comm_sum(d->grads, model->n_params);
+    for (int i = 0; i < model->n_tensors; i++) {
+        const Tensor* t = &model->table[i];
+        double sum = 0.0;
+        int blocks = blocks_for(t->size, 16 * BLOCK) < NORM_BLOCKS ? blocks_for(t->size, 16 * BLOCK) : NORM_BLOCKS;
+        squares_kernel<<<blocks, BLOCK>>>(d->squares, d->grads + t->offset, t->size);
+        LAUNCHED();
+        to_host(partial, d->squares, (size_t)blocks * sizeof(double));
+        for (int b = 0; b < blocks; b++) { sum += partial[b]; }
+        require(isfinite(sum), "lower --lr; the last checkpoint is whole", "step %d: the gradient of %s is not finite", model->step,
+                t->name);
+        total += sum;
+    }
+    return sqrt(total);
+}
+
+double gpt2_grad_norm(GPT2* model) { // sqrt of the sum of squares of all gradients
+    return model->bf16 ? device_grad_norm<bf16>(model) : device_grad_norm<float>(model);
+}
+
+template <typename floatX>
+void device_stop_not_finite(GPT2* model) {
+    Device<floatX>* d = (Device<floatX>*)model->device;
+    int C = model->config.C, L = model->config.L;
+    size_t N = (size_t)model->B * model->T;
+    floatX* host = (floatX*)alloc_zeroed(N * 3 * C, sizeof(floatX), "a look at activations");
+    for (int l = 0; l <= L; l++) {
+        DeviceLayer<floatX>* a = &d->layer[l < L ? l : 0];
+        const floatX* x[] = {a->res, a->ln1, a->qkvr, a->atty, a->mid, a->ln2, d->res, d->lnf};
+        static const char* const names[] = {"res", "ln1", "qkv", "atty", "mid", "ln2", "res", "lnf"};
+        for (int i = l < L ? 0 : 6; i < (l < L ? 6 : 8); i++) {
+            size_t n = N * (i == 2 ? 3 * C : C);
+            to_host(host, x[i], n * sizeof(floatX));
+            for (size_t j = 0; j < n; j++) {
+                require(isfinite(value(host[j])), "lower --lr; the last checkpoint is whole",
+                        "step %d: the loss is not finite; first in %s of %s %d", model->step, names[i],
+                        l == L ? "what follows layer" : "layer", l == L ? l - 1 : l);
+            }
+        }
+    }
+    die("lower --lr; the last checkpoint is whole", "step %d: the loss is not finite", model->step);
+}
+
+void gpt2_stop_not_finite(GPT2* model) { // stops, naming the first tensor in which NaN or Inf stands
+    if (model->bf16) { device_stop_not_finite<bf16>(model); } else { device_stop_not_finite<float>(model); }
+}
+
+template <typename floatX>
+__global__ void adamw_kernel(float* p, floatX* param, const float* g, float* m, float* v, size_t n, float lr, float beta1,
+                             float beta2, float eps, float decay, float correction1, float correction2, float scale) {
+    // one thread for each number; reads and writes p, m, v once: 28 bytes each with g
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) { return; }
+    float gi = scale * g[i];
+    float mi = m[i] = beta1 * m[i] + (1.0f - beta1) * gi;
+    float vi = v[i] = beta2 * v[i] + (1.0f - beta2) * gi * gi;
+    float x = p[i];
+    x -= lr * ((mi / correction1) / (sqrtf(vi / correction2) + eps) + decay * x);
+    p[i] = x;
+    store(param + i, x); // the copy that kernels use; p itself if floatX is float
+}
+
+template <typename floatX>
+void device_update(GPT2* model, int step, float lr, float beta1, float beta2, float eps, float weight_decay, float scale) {
+    Device<floatX>* d = (Device<floatX>*)model->device;
+    float correction1 = (float)(1.0 - pow(beta1, step + 1)), correction2 = (float)(1.0 - pow(beta2, step + 1));
+    for (int i = 0; i < model->n_tensors; i++) {
+        const Tensor* t = &model->table[i];
+        size_t n = t->size / t->slots;
+        for (int e = 0; e < t->slots; e++) {
+            size_t o = t->offset + e * n;
+            if (t->moe && !model->layer[t->layer].mask[e]) { continue; }
+            adamw_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(d->master + o, d->params + o, d->grads + o, d->m + o, d->v + o, n, lr,
+                                                          beta1, beta2, eps, t->decay ? weight_decay : 0.0f, correction1,
+                                                          correction2, scale);
+            LAUNCHED();
+        }
+    }
+}
+
+void gpt2_update(GPT2* model, int step, float lr, float beta1, float beta2, float eps, float weight_decay, float scale) {
+    // one AdamW step of every parameter; step counts from 0. The slots of inactive experts are left alone, moments too;
+    // an active expert without rows is stepped like the rest, with gradient 0.
+    if (model->bf16) { device_update<bf16>(model, step, lr, beta1, beta2, eps, weight_decay, scale); }
+    else { device_update<float>(model, step, lr, beta1, beta2, eps, weight_decay, scale); }
+}
+
+__global__ void unit_rows_kernel(float* W, const int* mask, int C, int E) { // one warp for each row: back to length 1
+    int e = warp_index(), lane = lane_index();
+    if (e >= E || !mask[e]) { return; }
+    float sum = 0.0f;
+    for (int c = lane; c < C; c += WARP) { sum += W[(size_t)e * C + c] * W[(size_t)e * C + c]; }
+    float norm = sqrtf(warp_sum(sum));
+    for (int c = lane; norm > NORM_EPS && c < C; c += WARP) { W[(size_t)e * C + c] /= norm; }
+}
+
+template <typename floatX>
+void device_unit_rows(GPT2* model) {
+    Device<floatX>* d = (Device<floatX>*)model->device;
+    for (int l = 0; l < model->config.L; l++) {
+        if (!model->config.moe[l]) { continue; }
+        unit_rows_kernel<<<WARPS(model->config.E)>>>(d->master_p.h[l].gatew, d->layer[l].mask, model->config.C, model->config.E);
+        LAUNCHED();
+    }
+}
+
+void gpt2_unit_rows(GPT2* model) { // the active rows of every W back to length 1
+    if (model->bf16) { device_unit_rows<bf16>(model); } else { device_unit_rows<float>(model); }
+}
+
+template <typename floatX>
+void device_gate(GPT2* model, int l, int to_gpu) { // W, G, mask and record_sum of a layer between host and device
+    Device<floatX>* d = (Device<floatX>*)model->device;
+    Layer* a = &model->layer[l];
+    size_t E = (size_t)model->config.E, C = (size_t)model->config.C;
+    float* W = model->params_memory + (d->master_p.h[l].gatew - d->master); // their place in the mirror
+    float* G = model->params_memory + (d->master_p.h[l].gateG - d->master);
+    if (to_gpu) {
+        to_device(d->master_p.h[l].gatew, W, E * C * sizeof(float));
+        to_device(d->master_p.h[l].gateG, G, E * sizeof(float));
+        to_device(d->layer[l].mask, a->mask, E * sizeof(int));
+        return;
+    }
+    to_host(W, d->master_p.h[l].gatew, E * C * sizeof(float));
+    to_host(G, d->master_p.h[l].gateG, E * sizeof(float));
+    to_host(a->record_sum, d->layer[l].record_sum, C * sizeof(double));
+}
+
+void gate_copy(GPT2* model, int l, int to_gpu) {
+    if (model->bf16) { device_gate<bf16>(model, l, to_gpu); } else { device_gate<float>(model, l, to_gpu); }
+}
+
+void gpt2_thresholds(GPT2* model, int l, float* G) { // G (E) of a layer
+    size_t E = (size_t)model->config.E;
+    for (int i = 0; i < model->n_tensors; i++) {
+        const Tensor* t = &model->table[i];
+        if (t->layer != l || t->first != THRESHOLD) { continue; }
+        to_host(G, (model->bf16 ? ((Device<bf16>*)model->device)->master : ((Device<float>*)model->device)->master) + t->offset,
+                E * sizeof(float));
+    }
+}
+
+void reset_slot_moments(GPT2* model, int l, int slot) {
+    // Adam's m and v of one expert of layer l: its row of W, its G and its weights
+    float* m = model->bf16 ? ((Device<bf16>*)model->device)->m : ((Device<float>*)model->device)->m;
+    float* v = model->bf16 ? ((Device<bf16>*)model->device)->v : ((Device<float>*)model->device)->v;
+    for (int i = 0; i < model->n_tensors; i++) {
+        const Tensor* t = &model->table[i];
+        size_t n = t->size / t->slots;
+        if (t->layer != l || !t->moe) { continue; }
+        CUDA(cudaMemset(m + t->offset + slot * n, 0, n * sizeof(float)));
+        CUDA(cudaMemset(v + t->offset + slot * n, 0, n * sizeof(float)));
+    }
+}
+
+int gpt2_adapt(GPT2* model, int l, int* removed, int min_experts) {
+    // the end of a recording window for layer l: see adapt_update for what it returns. It is rare and small: the host does it.
+    Layer* a = &model->layer[l];
+    gate_copy(model, l, 0);
+    comm_sum(a->record_count, MAX_EXPERTS);
+    comm_sum(a->record_sum, (size_t)model->config.C);
+    comm_sum(&a->record_unrouted, 1);
+    float *W = NULL, *G = NULL;
+    for (int i = 0; i < model->n_tensors; i++) {
+        if (model->table[i].layer == l &&
+            model->table[i].first == ORTHOGONAL) { W = model->params_memory + model->table[i].offset; }
+        if (model->table[i].layer == l && model->table[i].first == THRESHOLD) { G = model->params_memory + model->table[i].offset; }
+    }
+    int slot = adapt_update(a->mask, W, G, removed, a->record_count, a->record_sum, a->record_unrouted, min_experts,
+                            model->config.C, model->config.E);
+    gate_copy(model, l, 1);
+    if (slot >= 0) { reset_slot_moments(model, l, slot); }
+    return slot;
+}
+
+template <typename floatX>
+void device_clear_records(GPT2* model, int l) {
+    CUDA(cudaMemset(((Device<floatX>*)model->device)->layer[l].record_sum, 0, (size_t)model->config.C * sizeof(double)));
+}
+
+void gpt2_clear_records(GPT2* model) {
+    for (int l = 0; l < model->config.L; l++) {
+        Layer* a = &model->layer[l];
+        memset(a->record_count, 0, sizeof a->record_count);
+        memset(a->record_sum, 0, (size_t)model->config.C * sizeof(double));
+        a->record_unrouted = 0;
+        if (!model->config.moe[l]) { continue; }
+        if (model->bf16) { device_clear_records<bf16>(model, l); } else { device_clear_records<float>(model, l); }
+    }
+}
+
+template <typename floatX>
+void device_logits(GPT2* model, int row) {
+    Device<floatX>* d = (Device<floatX>*)model->device;
+    int Vp = model->config.Vp;
+    floatX* host = (floatX*)alloc_zeroed((size_t)Vp, sizeof(floatX), "logits");
+    to_host(host, d->logits + (size_t)row * Vp, (size_t)Vp * sizeof(floatX));
+    for (int v = 0; v < Vp; v++) { model->logits[v] = value(host[v]); }
+    free(host);
+}
+
+const float* gpt2_logits(GPT2* model, int row) { // logits (Vp) of one token of the last forward, on the host
+    if (model->bf16) { device_logits<bf16>(model, row); } else { device_logits<float>(model, row); }
+    return model->logits;
+}
+
+// ======================================================================================================================
+// Here the algorithm ends: what you came to read is above. Below are files, flags, data, what is shown, the training loop.
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Files of tensors: safetensors. 8 bytes little-endian length of the header, the header in JSON, then the data. The reader
+// trusts nothing; a file appears complete or not at all.
+
+typedef struct {
+    char name[128], dtype[8];
+    int ndim;
+    size_t shape[8], bytes;
+    const unsigned char* data;
+} SafeTensor;
+
+typedef struct {
+    const char* path;
+    int n, n_meta;
+    SafeTensor* tensors;        // (n), in the order of their data
+    char (*meta)[2][512];       // (n_meta) key, value
+    unsigned char* map;
+    size_t map_size;
+} SafeFile;
+
+typedef struct { const char *p, *end, *path; } Json;
+
+__attribute__((noreturn)) void json_bad(const Json* j, const char* what) {
+    die("the file is damaged or no safetensors file: copy or save it again", "%s: header: %s, %td bytes before its end", j->path,
+        what, j->end - j->p);
+}
+
+char json_peek(Json* j) { // the next character that is not a blank, 0 at the end
+    while (j->p < j->end && (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t')) { j->p++; }
+    return j->p < j->end ? *j->p : 0;
+}
+
+void json_need(const Json* j, int ok, const char* what) { if (!ok) { json_bad(j, what); } }
+
+void json_expect(Json* j, char c) {
+    char what[] = "expected ' '";
+    what[10] = c;
+    json_need(j, json_peek(j) == c, what);
+    j->p++;
+}
+
+int json_more(Json* j, char close, int first) { // is there another item before close? eats the comma or close
+    if (json_peek(j) == close) { j->p++; return 0; }
+    if (!first) { json_expect(j, ','); }
+    return 1;
+}
+
+void json_string(Json* j, char* out, size_t room) {
+    size_t n = 0;
+    json_expect(j, '"');
+    for (; j->p < j->end && *j->p != '"'; j->p++) {
+        char c = *j->p;
+        json_need(j, (unsigned char)c >= 32, "control character in a string");
+        if (c == '\\') {
+            static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+            const char* at = ++j->p < j->end && *j->p ? strchr(from, *j->p) : NULL;
+            unsigned code = 0;
+            for (int i = 1; at == NULL && i < 5; i++) { // \u00XX is a byte, as json_print writes it
+                json_need(j, j->end - j->p >= 5 && *j->p == 'u' && isxdigit((unsigned char)j->p[i]), "unknown escape in a string");
+                code = code * 16 + (unsigned)(isdigit((unsigned char)j->p[i]) ? j->p[i] - '0' : (j->p[i] | 32) - 'a' + 10);
+            }
+            c = at != NULL ? to[at - from] : code < 256 ? (char)code : '?';
+            j->p += at != NULL ? 0 : 4;
+        }
+        json_need(j, n + 1 < room, "string too long");
+        out[n++] = c;
+    }
+    out[n] = '\0';
+    json_expect(j, '"');
+}
+
+int json_sizes(Json* j, size_t* out, int room) { // [1, 2, ...] of at most room numbers; returns how many
+    int n = 0;
+    json_expect(j, '[');
+    for (; json_more(j, ']', n == 0); n++) {
+        json_need(j, n < room, "too many numbers");
+        json_need(j, isdigit((unsigned char)json_peek(j)), "expected a number");
+        for (out[n] = 0; j->p < j->end && isdigit((unsigned char)*j->p); j->p++) {
+            json_need(j, out[n] <= (SIZE_MAX - 9) / 10, "number too large");
+            out[n] = out[n] * 10 + (size_t)(*j->p - '0');
+        }
+    }
+    return n;
+}
+
+size_t dtype_size(const char* dtype) { // in bytes, 0 for what we do not know
+    static const char* names[] = {"F64", "I64", "F32", "I32", "BF16", "F16", "U8"};
+    static const size_t sizes[] = {8, 8, 4, 4, 2, 2, 1};
+    for (int i = 0; i < 7; i++) { if (strcmp(dtype, names[i]) == 0) { return sizes[i]; } }
+    return 0;
+}
+
+void json_tensor(Json* j, SafeTensor* t, const unsigned char* data, size_t data_size) {
+    // {"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}, in any order
+    size_t offsets[2] = {0, 0};
+    int n_dtype = 0, n_shape = 0, n_offsets = 0;
+    char key[16];
+    json_expect(j, '{');
+    for (int first = 1; json_more(j, '}', first); first = 0) {
+        json_string(j, key, sizeof key);
+        json_expect(j, ':');
+        if (strcmp(key, "dtype") == 0 && n_dtype++ == 0) { json_string(j, t->dtype, sizeof t->dtype); }
+        else if (strcmp(key, "shape") == 0 && n_shape++ == 0) { t->ndim = json_sizes(j, t->shape, 8); }
+        else if (strcmp(key, "data_offsets") == 0 && n_offsets++ == 0) {
+            json_need(j, json_sizes(j, offsets, 2) == 2, "not two data_offsets");
+        } else {
+            json_bad(j, "an unknown or repeated key in a tensor");
+        }
+    }
+    json_need(j, n_dtype + n_shape + n_offsets == 3, "a tensor needs dtype, shape and data_offsets");
+    t->bytes = dtype_size(t->dtype);
+    json_need(j, t->bytes > 0, "unknown dtype");
+    for (int i = 0; i < t->ndim; i++) {
+        json_need(j, t->shape[i] == 0 || t->bytes <= SIZE_MAX / t->shape[i], "shape too large");
+        t->bytes *= t->shape[i];
+    }
+    json_need(j, offsets[0] <= offsets[1] && offsets[1] <= data_size, "data_offsets outside the file");
+    json_need(j, offsets[1] - offsets[0] == t->bytes, "data_offsets do not fit dtype and shape");
+    t->data = data + offsets[0];
+}
+
+int compare_data(const void* a, const void* b) { // by place; an empty tensor before the one that starts where it stands
+    const SafeTensor *x = (const SafeTensor*)a, *y = (const SafeTensor*)b;
+    return x->data != y->data ? (x->data > y->data) - (x->data < y->data) : (x->bytes > y->bytes) - (x->bytes < y->bytes);
+}
+
+void safetensors_close(SafeFile* f) { munmap(f->map, f->map_size); free(f->tensors); free(f->meta); }
+
+const SafeTensor* safetensors_find(const SafeFile* f, const char* name) { // NULL if it is not there
+    for (int i = 0; i < f->n; i++) { if (strcmp(f->tensors[i].name, name) == 0) { return &f->tensors[i]; } }
+    return NULL;
+}
+
+const char* safetensors_meta(const SafeFile* f, const char* key) { // NULL if it is not there
+    for (int i = 0; i < f->n_meta; i++) { if (strcmp(f->meta[i][0], key) == 0) { return f->meta[i][1]; } }
+    return NULL;
+}
+
+unsigned char* map_file(const char* path, size_t* size) { // the bytes of a file, mapped read-only
+    struct stat st;
+    int fd = open(path, O_RDONLY);
+    require(fd >= 0 && fstat(fd, &st) == 0, "check the path", "%s: %s", path, strerror(errno));
+    require(S_ISREG(st.st_mode), "give another file", "%s: not a regular file", path);
+    require(st.st_size > 0, "give another file", "%s: the file is empty", path);
+    void* map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    require(map != MAP_FAILED, "close other programs, or copy the file to a local disk", "%s: cannot map the file: %s", path,
+            strerror(errno));
+    close(fd);
+    *size = (size_t)st.st_size;
+    return (unsigned char*)map;
+}
+
+SafeFile safetensors_open(const char* path) {
+    // maps and checks a safetensors file; exits with one line that names the file and what is wrong
+    SafeFile f = {path, 0, 0, NULL, NULL, NULL, 0};
+    uint64_t header = 0;
+    char key[128];
+    f.map = map_file(path, &f.map_size);
+    for (int i = 7; i >= 0 && f.map_size >= 8; i--) { header = header << 8 | f.map[i]; }
+    Json j = {(const char*)f.map + 8, (const char*)f.map + 8, path};
+    json_need(&j, f.map_size >= 8 && header <= f.map_size - 8, "its length goes beyond the end of the file");
+    j.end += header;
+    const unsigned char* data = f.map + 8 + header;
+    size_t room = header / 40 + 1 < 8192 ? header / 40 + 1 : 8192,
+           meta_room = header / 6 + 1 < 1024 ? header / 6 + 1 : 1024; // no entry is shorter
+    f.tensors = (SafeTensor*)alloc_zeroed(room, sizeof(SafeTensor), "the header of a file");
+    f.meta = (char (*)[2][512])alloc_zeroed(meta_room, sizeof *f.meta, "the header of a file");
+    json_expect(&j, '{');
+    for (int first = 1; json_more(&j, '}', first); first = 0) {
+        json_string(&j, key, sizeof key);
+        json_expect(&j, ':');
+        if (strcmp(key, "__metadata__") != 0) {
+            json_need(&j, (size_t)f.n < room && safetensors_find(&f, key) == NULL,
+                      f.n == 8192 ? "more than 8192 tensors" : "two tensors of one name");
+            memcpy(f.tensors[f.n].name, key, sizeof key);
+            json_tensor(&j, &f.tensors[f.n++], data, f.map_size - 8 - header);
+            continue;
+        }
+        json_need(&j, f.n_meta == 0, "__metadata__ twice");
+        json_expect(&j, '{');
+        for (; json_more(&j, '}', f.n_meta == 0); f.n_meta++) {
+            json_need(&j, (size_t)f.n_meta < meta_room, "too many metadata");
+            json_string(&j, f.meta[f.n_meta][0], sizeof f.meta[0][0]);
+            json_expect(&j, ':');
+            json_string(&j, f.meta[f.n_meta][1], sizeof f.meta[0][1]);
+        }
+    }
+    json_need(&j, json_peek(&j) == 0 && j.p == j.end, "something after the last }");
+    qsort(f.tensors, (size_t)f.n, sizeof(SafeTensor), compare_data);
+    for (int i = 0; i < f.n; i++) {
+        require(f.tensors[i].data == data, "the file is damaged: copy or save it again", "%s: %s: its data overlap or leave a gap",
+                path, f.tensors[i].name);
+        data += f.tensors[i].bytes;
+    }
+    require(data == f.map + f.map_size, "the file is damaged: copy or save it again", "%s: bytes after the last tensor", path);
+    return f;
+}
+
+SafeTensor safe_tensor(const char* prefix, const char* name, const char* dtype, int ndim, const size_t* shape, const void* data) {
+    SafeTensor t;
+    memset(&t, 0, sizeof t);
+    snprintf(t.name, sizeof t.name, "%s%s", prefix, name);
+    snprintf(t.dtype, sizeof t.dtype, "%s", dtype);
+    t.ndim = ndim;
+    t.bytes = dtype_size(dtype);
+    for (int i = 0; i < ndim; i++) { t.shape[i] = shape[i]; t.bytes *= shape[i]; }
+    t.data = (const unsigned char*)data;
+    return t;
+}
+
+void json_print(FILE* out, const char* s) { // a JSON string; bytes outside ASCII as \u00XX
+    fputc('"', out);
+    for (; *s; s++) {
+        unsigned char c = (unsigned char)*s;
+        fprintf(out, c == '"' || c == '\\' ? "\\%c" : c < 32 || c > 126 ? "\\u%04x" : "%c", c);
+    }
+    fputc('"', out);
+}
+
+FILE* file_begin(char* temporary, const char* path) { // opens PATH.tmp for writing; temporary holds 1024
+    snprintf(temporary, 1024, "%s.tmp", path);
+    FILE* f = fopen(temporary, "wb");
+    require(f, "choose another folder", "%s: %s", temporary, strerror(errno));
+    return f;
+}
+
+void file_end(FILE* f, const char* temporary, const char* path) { // fsync, then rename: the file appears whole, or not at all
+    int bad = ferror(f) || fflush(f) != 0 || fsync(fileno(f)) != 0, why = errno;
+    if (fclose(f) == 0 && !bad && rename(temporary, path) == 0) { return; }
+    why = bad ? why : errno;
+    unlink(temporary);
+    die("free some space or choose another folder; what was there before is untouched", "%s: cannot write: %s", path,
+        strerror(why));
+}
+
+void safetensors_save(const char* path, const SafeTensor* tensors, int n, const char* meta) {
+    // writes n tensors and the metadata, a list of JSON pairs `"key":"value",...`
+    char temporary[1024], *header = NULL;
+    size_t length = 0, offset = 0;
+    FILE* h = open_memstream(&header, &length);
+    fprintf(h, "{\"__metadata__\":{%s}", meta);
+    for (int i = 0; i < n; i++) {
+        fprintf(h, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", tensors[i].name, tensors[i].dtype);
+        for (int d = 0; d < tensors[i].ndim; d++) { fprintf(h, d > 0 ? ",%zu" : "%zu", tensors[i].shape[d]); }
+        fprintf(h, "],\"data_offsets\":[%zu,%zu]}", offset, offset + tensors[i].bytes);
+        offset += tensors[i].bytes;
+    }
+    fprintf(h, "}");
+    fflush(h);
+    while (length % 8 != 0) { fputc(' ', h); fflush(h); } // so that the data are aligned
+    fclose(h);
+    FILE* f = file_begin(temporary, path);
+    for (int i = 0; i < 8; i++) { fputc((int)((uint64_t)length >> (8 * i) & 255), f); }
+    fwrite(header, 1, length, f);
+    for (int i = 0; i < n; i++) { if (tensors[i].bytes > 0) { fwrite(tensors[i].data, 1, tensors[i].bytes, f); } }
+    file_end(f, temporary, path);
+    free(header);
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Flags. One list: the field and flag (train_fallback is --train-fallback), its short twin, default, range, meaning.
+// --help is printed from it, the command line is parsed by it, checkpoints and logs carry all of it.
+
+typedef int flag;           // takes no value
+typedef const char* text;
+#define FLAGS(X) \
+    X(text,  data,           "-i",  "",           0, 0,    "text to train on: any file as bytes, or llm.c .bin shards") \
+    X(text,  val,            "-j",  "",           0, 0,    "validation text (default: the last 10 percent of --data)") \
+    X(text,  out,            "-o",  "out",        0, 0,    "folder for log.jsonl and model.safetensors") \
+    X(text,  init,           "-f",  "",           0, 0,    "start from this model: a checkpoint, or GPT-2 as published") \
+    X(text,  resume,         "-r",  "",           0, 0,    "continue this checkpoint's run: its flags, unless given again") \
+    X(text,  preset,         "-P",  "default",    0, 0,    "default, paper (its losses, free rows), authors (their code)") \
+    X(int,   depth,          "-d",  "0",          0, 64,   "one dial D: D layers and heads, 64 D channels, context, lr") \
+    X(int,   layers,         "-L",  "4",          1, 128,  "layers") \
+    X(int,   heads,          "-H",  "4",          1, 1024, "attention heads") \
+    X(int,   channels,       "-C",  "128",        1, 65536, "channels") \
+    X(int,   context,        "-t",  "64",         1, 65536, "tokens in a sequence") \
+    X(text,  moe_layers,     "-ml", "auto",       0, 0,    "every2, all, none, a list like 0,2,5; auto: as --init, or every2") \
+    X(int,   experts,        "-E",  "8",          1, 64,   "experts in the pool of a layer") \
+    X(int,   start_experts,  "-Es", "4",          0, 64,   "experts that are active at the start (of other routers: all)") \
+    X(text,  expert_init,    "-Ei", "random",     0, 0,    "random, or copies: all experts of a layer start equal") \
+    X(int,   expert_width,   "-Eh", "0",          0, 262144, "hidden width of an expert (0: four times the channels)") \
+    X(int,   shared_experts, "-S",  "0",          0, 64,   "experts that serve every token, beside the routed ones") \
+    X(text,  router,         "-R",  "top-any",    0, 0,    "top-any (DynMoE), or softmax routers: top-k, top-p, dense") \
+    X(int,   topk,           "-K",  "2",          1, 64,   "top-k: experts for every token") \
+    X(float, topp,           "-pp", "0.4",        0, 1,    "top-p: experts until their probability adds up to this") \
+    X(float, threshold,      "-G",  "0",          -2, 2,   "first G of every expert; -1 opens all for every token") \
+    X(text,  kgrad,          "-k",  "normalised", 0, 0,    "gradient of 1/k: normalised or detached") \
+    X(float, gate_scale,     "-gs", "1",          1e-6, 1e6,  "temperature tau: scales gate gradients, changes no decision") \
+    X(int,   unit_norm,      "-un", "1",          0, 1,    "1: rows of W go back to length 1 after each step") \
+    X(int,   train_fallback, "-tf", "0",          0, 1,    "1: in training too a token without experts gets the nearest one") \
+    X(float, aux_diversity,  "-a1", "0",          0, 1e6,  "weight of the diversity loss") \
+    X(float, aux_simplicity, "-a2", "0",          0, 1e6,  "weight of the simplicity loss") \
+    X(float, aux_balance,    "-a3", "0",          0, 1e6,  "weight of the load-balance loss") \
+    X(float, aux_efficiency, "-a4", "0",          0, 1e6,  "weight of the efficiency loss (top-any)") \
+    X(float, aux_entropy,    "-a5", "0",          0, 1e6,  "weight of the entropy loss (softmax routers)") \
+    X(int,   window,         "-aw", "100",        1, 1000000, "adaptive process: steps in which it records") \
+    X(int,   period,         "-ap", "300",        0, 1000000, "and the period at which that repeats (0: never)") \
+    X(float, adapt_stop,     "-as", "0.8",        0, 1,    "fraction of the run after which experts stay") \
+    X(int,   min_experts,    "-am", "1",          0, 64,   "experts that a layer keeps at least") \
+    X(int,   steps,          "-x",  "4000",       0, 2000000000, "training steps") \
+    X(int,   batch,          "-b",  "8",          1, 65536, "sequences in a batch") \
+    X(int,   accum,          "-g",  "1",          1, 65536, "batches whose gradients make one step") \
+    X(float, lr,             "-l",  "0.001",      0, 10,   "largest learning rate") \
+    X(float, lr_end,         "-le", "0.1",        0, 1,    "last learning rate, as a fraction of --lr") \
+    X(int,   warmup,         "-w",  "100",        0, 1000000000, "steps of linear warm-up; a cosine follows") \
+    X(float, weight_decay,   "-wd", "0.1",        0, 10,   "AdamW's decay, on matrices only; never on W, G, biases, norms") \
+    X(float, beta1,          "-b1", "0.9",        0, 0.9999, "AdamW's beta 1") \
+    X(float, beta2,          "-b2", "0.99",       0, 0.999999, "AdamW's beta 2") \
+    X(float, clip,           "-c",  "1",          0, 1e9,  "largest gradient norm (0: no clipping)") \
+    X(int,   seed,           "-s",  "1337",       0, 2147483647, "seed of weights, batches and samples") \
+    X(int,   threads,        "-n",  "0",          0, 1024, "threads (0: one per core)") \
+    X(int,   log_every,      "-v",  "50",         1, 1000000000, "steps between progress lines (means over those steps)") \
+    X(int,   val_every,      "-ve", "500",        0, 1000000000, "steps between validations (0: at the end only)") \
+    X(int,   val_tokens,     "-vt", "65536",      0, 2147483647, "validation tokens (0: all)") \
+    X(int,   save_every,     "-se", "0",          0, 1000000000, "steps between checkpoints (0: at the end only)") \
+    X(int,   overfit,        "-of", "0",          0, 1,    "1: train on one batch only; its loss must go to nearly 0") \
+    X(flag,  eval_only,      "-e",  "0",          0, 1,    "validate the --init model and stop") \
+    X(text,  dump_routing,   "-dr", "",           0, 0,    "write loss and experts of every validation token to this file") \
+    X(flag,  dry_run,        "-dy", "0",          0, 1,    "print size, memory, cost and time of the run, and stop") \
+    X(text,  dtype,          "-dt", "auto",       0, 0,    "of weights and activations: bf16, fp32; auto: bf16 if the GPU has it") \
+    X(text,  tokenizer,      "-tk", "",           0, 0,    "GPT-2's vocab.bpe: prints BPE tokens as text") \
+    X(text,  prompt,         "-p",  "",           0, 0,    "continue this text, or a token file (.bin), and stop") \
+    X(int,   generate,       "-gn", "256",        0, 1000000, "tokens to generate, after training too") \
+    X(float, temperature,    "-gt", "0.8",        0, 100,  "sampling temperature (0: always the most likely token)") \
+    X(int,   top_k_sample,   "-gk", "0",          0, 1000000, "sample among this many most likely tokens (0: all)")
+
+typedef struct {
+    #define X(type, field, twin, value, low, high, help) type field;
+    FLAGS(X)
+    #undef X
+} Settings;
+
+typedef struct {
+    const char *field, *type, *twin, *value;
+    double low, high;
+    const char* help;
+    size_t place;
+    char name[32];
+    const char* now;
+} Flag;
+
+Flag flag_table[] = { // name and now, the value as text, are filled by flags_read
+    #define X(type, field, twin, value, low, high, help) \
+        {#field, #type, twin, value, low, high, help, offsetof(Settings, field), "", value},
+    FLAGS(X)
+    #undef X
+};
+#define N_FLAGS ((int)(sizeof flag_table / sizeof flag_table[0]))
+
+void flag_set(Settings* s, Flag* f, const char* value) {
+    char* end;
+    void* place = (char*)s + f->place;
+    f->now = value;
+    require_usage(strlen(value) <= 500, NULL, "%s: more than 500 characters", f->name);
+    if (strcmp(f->type, "text") == 0) { *(text*)place = value; return; }
+    errno = 0;
+    double x = strtod(value, &end);
+    int whole = strcmp(f->type, "float") != 0;
+    require_usage(end != value && *end == '\0' && errno == 0 && x >= f->low && x <= f->high && (!whole || x == floor(x)), NULL,
+                  "%s %s: expected a %s from %.10g to %.10g", f->name, value, whole ? "whole number" : "number", f->low, f->high);
+    if (whole) { *(int*)place = (int)x; } else { *(float*)place = (float)x; }
+}
+
+void flags_help(void) {
+    printf("train_gpt2_dynmoe_cu: trains a GPT-2 with DynMoE layers on a GPU\n\n  ./train_gpt2_dynmoe_cu --data FILE [flags]\n\n");
+    for (int i = 0; i < N_FLAGS; i++) {
+        const Flag* f = &flag_table[i];
+        const char* kind = *f->type == 't' ? "TEXT" : *f->type == 'i' ? "N" : strcmp(f->type, "float") == 0 ? "X" : "";
+        printf("  %-17s %-4s %-4s %-10s  %s\n", f->name, kind, f->twin, strcmp(f->type, "flag") == 0 ? "" : f->value, f->help);
+    }
+}
+
+void flags_parse(Settings* s, int argc, const char* const* argv, int only_first) {
+    // --name value or --name=value. only_first: just the flags that set others, so that every other flag wins over them.
+    for (int i = 1; i < argc; i++) {
+        const char *equals = strncmp(argv[i], "--", 2) == 0 ? strchr(argv[i], '=') : NULL, *value = equals ? equals + 1 : "1";
+        size_t n = equals ? (size_t)(equals - argv[i]) : strlen(argv[i]);
+        Flag* f = NULL;
+        for (int k = 0; k < N_FLAGS; k++) {
+            Flag* g = &flag_table[k];
+            if ((strlen(g->name) == n && strncmp(g->name, argv[i], n) == 0) || strcmp(g->twin, argv[i]) == 0) { f = g; }
+        }
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) { flags_help(); exit(0); }
+        require_usage(f, NULL, "unknown flag %s", argv[i]);
+        if (equals == NULL && strcmp(f->type, "flag") != 0) {
+            require_usage(++i < argc, NULL, "%s needs a value", f->name);
+            value = argv[i];
+        }
+        int sets_others = !strcmp(f->field, "preset") || !strcmp(f->field, "router") || !strcmp(f->field, "depth") ||
+                          !strcmp(f->field, "resume");
+        if (!only_first || sets_others) { flag_set(s, f, value); }
+    }
+}
+
+int choice(const char* name, const char* value, const char* const* names, int n) { // which of the names value is
+    char all[128] = "";
+    for (int i = 0; i < n; i++) {
+        if (strcmp(value, names[i]) == 0) { return i; }
+        snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", i == 0 ? "" : i < n - 1 ? ", " : " or ", names[i]);
+    }
+    die_usage(NULL, "%s %s: expected %s", name, value, all);
+}
+
+Settings flags_read(int argc, const char* const* argv) {
+    // defaults, then the flags of a resumed run, or --preset, --router and --depth; then the command line as it stands
+    static const char* const paper[] = {"", "--aux-diversity=0.01", "--aux-simplicity=0.01", "--unit-norm=0"};
+    static const char* const authors[] = {"", "--kgrad=detached", "--aux-balance=0.01", "--aux-efficiency=0.01",
+                                          "--expert-init=copies"};
+    static const char* const softmax[] = {"", "--unit-norm=0", "--period=0", "--aux-balance=0.01", "--aux-entropy=0.0001"};
+    static SafeFile file; // stays open: flags of a resumed run point into it
+    Settings s;
+    static char dial[5][32];
+    char key[64];
+    const char* const dial_argv[6] = {"", dial[0], dial[1], dial[2], dial[3], dial[4]};
+    for (int i = 0; i < N_FLAGS; i++) {
+        snprintf(flag_table[i].name, sizeof flag_table[i].name, "--%s", flag_table[i].field);
+        for (char* p = flag_table[i].name; *p; p++) { if (*p == '_') { *p = '-'; } }
+        flag_set(&s, &flag_table[i], flag_table[i].value);
+    }
+    flags_parse(&s, argc, argv, 1);
+    if (*s.resume) {
+        file = safetensors_open(s.resume);
+        for (int i = 0; i < N_FLAGS; i++) {
+            snprintf(key, sizeof key, "flag.%s", flag_table[i].field);
+            const char* value = safetensors_meta(&file, key);
+            if (value != NULL && strcmp(flag_table[i].field, "resume") != 0) { flag_set(&s, &flag_table[i], value); }
+        }
+    } else {
+        static const char* const presets[] = {"default", "paper", "authors"};
+        int preset = choice("--preset", s.preset, presets, 3), router = choice("--router", s.router, router_names, 4);
+        if (preset >= 1) { flags_parse(&s, 4, paper, 0); }
+        if (preset == 2) { flags_parse(&s, 5, authors, 0); }
+        if (router != TOP_ANY) { flags_parse(&s, router == TOP_P ? 5 : 4, softmax, 0); }
+        if (s.depth > 0) { // the learning rate falls with the root of the width; the default, 128 channels, has 0.001
+            snprintf(dial[0], 32, "--layers=%d", s.depth);
+            snprintf(dial[1], 32, "--heads=%d", s.depth);
+            snprintf(dial[2], 32, "--channels=%d", 64 * s.depth);
+            snprintf(dial[3], 32, "--context=%d", s.depth > 4 ? 256 : 64);
+            snprintf(dial[4], 32, "--lr=%.4g", 1e-3 * sqrt(2.0 / s.depth));
+            flags_parse(&s, 6, dial_argv, 0);
+        }
+    }
+    flags_parse(&s, argc, argv, 0);
+    return s;
+}
+
+int config_moe_layers(Config* c, const char* list) { // every2, all, none, or 0,2,5; returns how many
+    int n = 0, every2 = !strcmp(list, "every2") || !strcmp(list, "auto"), all = !strcmp(list, "all");
+    int named = every2 || all || !strcmp(list, "none") || *list == '\0';
+    for (int l = 0; l < c->L; l++) { c->moe[l] = all || (every2 && l % 2 == 0); }
+    for (const char* p = list; !named; p++) {
+        char* end;
+        long l = strtol(p, &end, 10);
+        require_usage(isdigit((unsigned char)*p) && (*end == ',' || *end == '\0') && l < c->L,
+                      "every2, all, none, or numbers below --layers with commas between",
+                      "--moe-layers %s: not a list of layers below %d", list, c->L);
+        c->moe[l] = 1;
+        named = *end == '\0';
+        p = end;
+    }
+    for (int l = 0; l < c->L; l++) { n += c->moe[l]; }
+    return n;
+}
+
+
+const char* meta_text(const SafeFile* f, const char* key) {
+    const char* value = safetensors_meta(f, key);
+    require(value, "give a checkpoint that this program saved", "%s: no metadata %s", f->path, key);
+    return value;
+}
+
+int meta_int(const SafeFile* f, const char* key, int low, int high) {
+    char* end;
+    long x = strtol(meta_text(f, key), &end, 10);
+    require(*end == '\0' && x >= low && x <= high, "the file is damaged", "%s: metadata %s is %s, expected %d to %d", f->path, key,
+            meta_text(f, key), low, high);
+    return (int)x;
+}
+
+int meta_int_or(const SafeFile* f, const char* key, int low, int high, int absent) {
+    return safetensors_meta(f, key) != NULL ? meta_int(f, key, low, high) : absent;
+}
+
+const char* published_prefix(const SafeFile* f) { // "" or "transformer." before GPT-2's published names, NULL: not such a file
+    return safetensors_find(f, "wte.weight") ? "" : safetensors_find(f, "transformer.wte.weight") ? "transformer." : NULL;
+}
+
+const SafeTensor* published_find(const SafeFile* f, const char* name, int ndim) { // with this many dimensions, or NULL
+    char full[160];
+    snprintf(full, sizeof full, "%s%s", published_prefix(f), name);
+    const SafeTensor* t = safetensors_find(f, full);
+    require(t == NULL || t->ndim == ndim, "copy the file again", "%s: %s has %d dimensions, not %d", f->path, full, t->ndim, ndim);
+    return t;
+}
+
+void config_published(Config* c, const SafeFile* f, int heads) { // sizes of GPT-2's published file; its heads have 64 channels
+    const SafeTensor *wte = published_find(f, "wte.weight", 2), *wpe = published_find(f, "wpe.weight", 2);
+    char name[64];
+    require(wpe && wte->shape[0] <= 1 << 24 && wte->shape[1] <= 65536 && wpe->shape[0] <= 65536, "copy the file again",
+            "%s: no wpe.weight, or sizes beyond any GPT-2", f->path);
+    c->V = (int)wte->shape[0];
+    c->C = (int)wte->shape[1];
+    c->T = (int)wpe->shape[0];
+    c->Vp = (c->V + 127) / 128 * 128;
+    c->NH = c->C % 64 == 0 ? c->C / 64 : heads;
+    for (c->L = 0; c->L < MAX_LAYERS; c->L++) {
+        snprintf(name, sizeof name, "h.%d.ln_1.weight", c->L);
+        if (published_find(f, name, 1) == NULL) { break; }
+    }
+    require(c->L > 0 && c->T > 0 && c->C > 0 && c->V > 0, "copy the file again", "%s: no layers, or a size of 0", f->path);
+}
+
+Config config_make(const Settings* s, int V, const SafeFile* f) {
+    // the sizes from the flags and the vocabulary V, or from a model file f; what a file does not say from the flags. A layer
+    // that is dense in f and DynMoE by the flags will be upcycled, see weights_load.
+    static const char* const kgrads[] = {"detached", "normalised"};
+    Config c, file;
+    int published = f != NULL && published_prefix(f) != NULL, moe = 0;
+    memset(&c, 0, sizeof c);
+    if (published) { config_published(&c, f, s->heads); }
+    else {
+        c.L  = f ? meta_int(f, "L", 1, MAX_LAYERS) : s->layers;
+        c.T  = f ? meta_int(f, "T", 1, 65536) : s->context;
+        c.C  = f ? meta_int(f, "C", 1, 65536) : s->channels;
+        c.NH = f ? meta_int(f, "NH", 1, 1024) : s->heads;
+        c.V  = f ? meta_int(f, "V", 1, 1 << 24) : V;
+        c.Vp = f ? meta_int(f, "Vp", c.V, (1 << 24) + 128) : (V + 127) / 128 * 128;
+        if (f != NULL) { moe = config_moe_layers(&c, meta_text(f, "moe_layers")); }
+    }
+    file = c;
+    const SafeFile* m = moe > 0 ? f : NULL; // the file of the DynMoE layers, if it has any
+    const char* router = m == NULL ? s->router : safetensors_meta(m, "router") ? meta_text(m, "router") : "top-any";
+    c.E = m ? meta_int(m, "E", 1, MAX_EXPERTS) : s->experts;
+    c.H = m ? meta_int_or(m, "H", 1, 262144, 4 * c.C) : s->expert_width > 0 ? s->expert_width : 4 * c.C;
+    c.S = m ? meta_int_or(m, "shared", 0, 64, 0) : s->shared_experts;
+    c.topk = m ? meta_int_or(m, "topk", 1, MAX_EXPERTS, 1) : s->topk;
+    c.tau = m ? strtof(meta_text(m, "scale"), NULL) : s->gate_scale;
+    c.topp = m && safetensors_meta(m, "topp") ? strtof(meta_text(m, "topp"), NULL) : s->topp;
+    c.router = choice("--router", router, router_names, 4);
+    c.normalised = choice("--kgrad", s->kgrad, kgrads, 2);
+    c.train_fallback = s->train_fallback;
+    const float weights[N_AUX] = {s->aux_diversity, s->aux_simplicity, s->aux_balance, s->aux_efficiency, s->aux_entropy};
+    memcpy(c.aux_weight, weights, sizeof weights);
+    if (f == NULL || strcmp(s->moe_layers, "auto") != 0 || (m == NULL && !s->eval_only && !*s->prompt)) {
+        moe = config_moe_layers(&c, s->moe_layers);
+    }
+    for (int l = 0; l < c.L; l++) {
+        require_usage(!file.moe[l] || c.moe[l], "leave --moe-layers out", "--moe-layers %s: layer %d of %s has experts",
+                      s->moe_layers, l, f->path);
+    }
+    require_usage(c.C % c.NH == 0, "channels must be a multiple of heads", "%d channels do not divide into %d heads", c.C, c.NH);
+    require_usage(moe == 0 || c.E <= c.C, "orthonormal rows of W need experts <= channels", "%d experts, %d channels", c.E, c.C);
+    require_usage(m || moe == 0 || c.router != TOP_ANY || (s->start_experts <= c.E && s->min_experts <= c.E), NULL,
+                  "--start-experts or --min-experts is above --experts %d", c.E);
+    require_usage(c.router != TOP_K || c.topk <= c.E, NULL, "--topk %d: there are %d experts", c.topk, c.E);
+    require_usage(c.aux_weight[c.router == TOP_ANY ? ENTROPY : EFFICIENCY] == 0.0f, "leave its --aux flag out",
+                  "--router %s has no %s loss", router, c.router == TOP_ANY ? "entropy" : "efficiency");
+    if (moe == 0) { c.E = c.S = 0; } // a plain GPT-2
+    return c;
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Checkpoints: parameters, masks, and what an exact continuation needs: moments, records, random states, flags
+
+typedef struct {        // where a run is
+    int step;           // steps done
+    uint64_t rng_data, rng_sample;
+    float best_val;     // nats
+} Progress;
+
+int checkpoint_tensors(GPT2* model, SafeTensor* t) {
+    // lists what a checkpoint holds, as pointers into the model; saving writes them, loading fills them. Returns how many.
+    static const char* prefix[] = {"", "adam_m/", "adam_v/"};
+    float* memory[] = {model->params_memory, model->m_memory, model->v_memory};
+    size_t one = 1, E = (size_t)model->config.E, C = (size_t)model->config.C;
+    int n = 0;
+    char name[64];
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < model->n_tensors; i++) {
+            const Tensor* a = &model->table[i];
+            t[n++] = safe_tensor(prefix[k], a->name, "F32", a->ndim, a->shape, memory[k] + a->offset);
+        }
+    }
+    for (int l = 0; l < model->config.L; l++) {
+        Layer* a = &model->layer[l];
+        if (!model->config.moe[l]) { continue; }
+        snprintf(name, sizeof name, "h.%d.moe.mask", l);        t[n++] = safe_tensor("", name, "I32", 1, &E, a->mask);
+        snprintf(name, sizeof name, "record/h.%d.count", l);    t[n++] = safe_tensor("", name, "I64", 1, &E, a->record_count);
+        snprintf(name, sizeof name, "record/h.%d.sum", l);      t[n++] = safe_tensor("", name, "F64", 1, &C, a->record_sum);
+        snprintf(name, sizeof name, "record/h.%d.unrouted", l); t[n++] = safe_tensor("", name, "I64", 1, &one, &a->record_unrouted);
+    }
+    return n;
+}
+
+void moe_layers_print(char* out, const Config* c) { // "0,2,5"; out holds 512
+    char* p = out;
+    *out = '\0';
+    for (int l = 0; l < c->L; l++) { if (c->moe[l]) { p += sprintf(p, p > out ? ",%d" : "%d", l); } }
+}
+
+void checkpoint_save(GPT2* model, const Progress* p, const char* path) {
+    const Config* c = &model->config;
+    SafeTensor* t = (SafeTensor*)alloc_zeroed((size_t)(3 * model->n_tensors + 4 * c->L), sizeof(SafeTensor), "a checkpoint");
+    char list[512], *meta;
+    size_t length;
+    FILE* f = open_memstream(&meta, &length);
+    gpt2_to_host(model);
+    moe_layers_print(list, c);
+    fprintf(f, "\"format\":\"dynmoe-checkpoint 1\",\"model\":\"gpt2\",\"L\":\"%d\",\"NH\":\"%d\",\"C\":\"%d\",", c->L, c->NH, c->C);
+    fprintf(f, "\"T\":\"%d\",\"V\":\"%d\",\"Vp\":\"%d\",\"E\":\"%d\",\"scale\":\"%.9g\",", c->T, c->V, c->Vp, c->E, (double)c->tau);
+    fprintf(f, "\"router\":\"%s\",\"topk\":\"%d\",\"topp\":\"%.9g\",\"shared\":\"%d\",\"H\":\"%d\",", router_names[c->router],
+            c->topk, (double)c->topp, c->S, c->H);
+    fprintf(f, "\"moe_layers\":\"%s\",\"step\":\"%d\",\"best_val\":\"%.9g\",", list, p->step, (double)p->best_val);
+    fprintf(f, "\"rng_data\":\"%" PRIu64 "\",\"rng_sample\":\"%" PRIu64 "\",", p->rng_data, p->rng_sample);
+    fprintf(f, "\"recording\":\"%d\"", model->recording);
+    for (int i = 0; i < N_FLAGS; i++) {
+        fprintf(f, ",\"flag.%s\":", flag_table[i].field);
+        json_print(f, flag_table[i].now);
+    }
+    fclose(f);
+    safetensors_save(path, t, checkpoint_tensors(model, t), meta);
+    free(meta);
+    free(t);
+}
+
+void check_masks(const GPT2* model, const SafeFile* f) {
+    for (int l = 0; l < model->config.L; l++) {
+        for (int e = 0; e < model->config.E; e++) {
+            require(model->layer[l].mask[e] >> 1 == 0, "the file is damaged", "%s: the mask of layer %d is not 0 or 1", f->path, l);
+        }
+    }
+}
+
+void checkpoint_load(GPT2* model, const SafeFile* f, Progress* p) {
+    // all that an exact continuation needs
+    SafeTensor* t =
+        (SafeTensor*)alloc_zeroed((size_t)(3 * model->n_tensors + 4 * model->config.L), sizeof(SafeTensor), "a checkpoint");
+    int n = checkpoint_tensors(model, t);
+    for (int i = 0; i < n; i++) {
+        const SafeTensor* found = safetensors_find(f, t[i].name);
+        require(found, "give a checkpoint that this program saved", "%s: no tensor %s", f->path, t[i].name);
+        require(strcmp(found->dtype, t[i].dtype) == 0 && found->ndim == t[i].ndim &&
+                memcmp(found->shape, t[i].shape, (size_t)t[i].ndim * sizeof(size_t)) == 0, "the file does not fit its own metadata",
+                "%s: tensor %s has another dtype or shape than the model", f->path, t[i].name);
+        memcpy((void*)(uintptr_t)t[i].data, found->data, t[i].bytes);
+    }
+    check_masks(model, f);
+    free(t);
+    model->recording = meta_int(f, "recording", 0, 1);
+    p->step = meta_int(f, "step", 0, 2000000000);
+    p->rng_data = strtoull(meta_text(f, "rng_data"), NULL, 10);
+    p->rng_sample = strtoull(meta_text(f, "rng_sample"), NULL, 10);
+    p->best_val = strtof(meta_text(f, "best_val"), NULL);
+    require(p->rng_data != 0 && p->rng_sample != 0, "the file is damaged", "%s: a random state is 0 or missing", f->path);
+}
+
+const SafeTensor* weights_find(const SafeFile* f, const char* name, int* transposed) {
+    // what f has under our name "h.3.qkvw", or under GPT-2's published one, whose linear weights are stored (in, out); or NULL
+    static const char* const names[][2] = {
+        {"wte", "wte.weight"}, {"wpe", "wpe.weight"}, {"lnfw", "ln_f.weight"}, {"lnfb", "ln_f.bias"}, {"ln1w", "ln_1.weight"},
+        {"ln1b", "ln_1.bias"}, {"qkvw", "attn.c_attn.weight"}, {"qkvb", "attn.c_attn.bias"}, {"attprojw", "attn.c_proj.weight"},
+        {"attprojb", "attn.c_proj.bias"}, {"ln2w", "ln_2.weight"}, {"ln2b", "ln_2.bias"}, {"fcw", "mlp.c_fc.weight"},
+        {"fcb", "mlp.c_fc.bias"}, {"fcprojw", "mlp.c_proj.weight"}, {"fcprojb", "mlp.c_proj.bias"}};
+    int layer = 0; // characters of "h.3."
+    char full[160];
+    *transposed = 0;
+    if (published_prefix(f) == NULL) { return safetensors_find(f, name); }
+    sscanf(name, "h.%*d.%n", &layer);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(name + layer, names[i][0]) != 0) { continue; }
+        *transposed = strstr(names[i][1], ".c_") != NULL && strstr(names[i][1], ".weight") != NULL;
+        snprintf(full, sizeof full, "%s%.*s%s", published_prefix(f), layer, name, names[i][1]);
+        return safetensors_find(f, full);
+    }
+    return NULL;
+}
+
+void weights_load(GPT2* model, const SafeFile* f, int start_experts, float threshold, uint64_t* rng) {
+    // parameters and masks from our own file or GPT-2's published one. Sparse upcycling: a DynMoE layer that is dense in f gets
+    // a copy of that layer in every expert, and the first values of W, G and the mask.
+    const Config* c = &model->config;
+    char name[64];
+    for (int i = 0; i < model->n_tensors; i++) {
+        const Tensor* t = &model->table[i];
+        const char* moe = strstr(t->name, "moe.");
+        float* p = model->params_memory + t->offset;
+        int transposed, copies = 1;
+        const SafeTensor* found = weights_find(f, t->name, &transposed);
+        if (found == NULL && moe != NULL) {
+            snprintf(name, sizeof name, "h.%d.%s", t->layer, moe + 4);
+            found = weights_find(f, name, &transposed);
+            copies = t->slots;
+            if (strncmp(moe, "moe.gate", 8) == 0) { tensor_init(model, t, 0, threshold, rng); continue; }
+        }
+        require(found, "give a model of these layers, or another --moe-layers", "%s: no tensor %s", f->path, t->name);
+        int one = copies == t->slots && moe != NULL && found->ndim == t->ndim - 1; // the file has one expert's slice
+        size_t a = t->shape[one], b = one + 1 < t->ndim ? t->shape[one + 1] : 1, want[3] = {a, b, t->shape[2]};
+        if (transposed) { want[0] = b; want[1] = a; }
+        if (strcmp(t->name, "wte") == 0 && published_prefix(f) != NULL) { want[0] = a = (size_t)c->V; } // rows V.. stay zero
+        require(strcmp(found->dtype, "F32") == 0 && found->ndim == t->ndim - one &&
+                memcmp(found->shape, want, (size_t)found->ndim * sizeof(size_t)) == 0, "give float32 weights that fit the model",
+                "%s: tensor %s has another dtype or shape than the model", f->path, found->name);
+        for (size_t e = 0; e < (size_t)copies; e++) {
+            if (!transposed) { memcpy(p + e * (found->bytes / 4), found->data, found->bytes); continue; }
+            for (size_t j = 0; j < a * b; j++) { memcpy(p + e * a * b + j, found->data + 4 * (j % b * a + j / b), 4); }
+        }
+    }
+    for (int l = 0; l < c->L; l++) {
+        snprintf(name, sizeof name, "h.%d.moe.mask", l);
+        const SafeTensor* mask = safetensors_find(f, name);
+        require(mask == NULL || (strcmp(mask->dtype, "I32") == 0 && mask->bytes == 4 * (size_t)c->E),
+                "the file does not fit its own metadata", "%s: tensor %s has another dtype or shape than the model", f->path, name);
+        for (int e = 0; e < c->E; e++) { model->layer[l].mask[e] = e < start_experts; }
+        if (c->moe[l] && mask != NULL) { memcpy(model->layer[l].mask, mask->data, mask->bytes); }
+    }
+    check_masks(model, f);
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Data: text as bytes (V = 256), or llm.c's token shards (.bin: 256 int32 of header, then uint16 tokens; V = 50257)
+
+typedef struct { const unsigned char* bytes; size_t n; } Shard;         // n tokens
+typedef struct { Shard* shard; int n, width; const char* path; } Data;  // width: bytes per token, 1 or 2
+
+int is_bin(const char* path) { size_t n = strlen(path); return n > 4 && strcmp(path + n - 4, ".bin") == 0; }
+
+void data_add(Data* d, const char* path) { // maps one file, checks its header
+    size_t size;
+    Shard s = {map_file(path, &size), 0};
+    s.n = size;
+    if (is_bin(path)) {
+        int32_t header[3] = {0, 0, 0};
+        if (size >= 1024) { memcpy(header, s.bytes, sizeof header); }
+        uint32_t tokens = (uint32_t)header[2];
+        require(header[0] == 20240520 && header[1] == 1, "make token files with data/tokenize or llm.c's scripts",
+                "%s: not an llm.c token file of version 1", path);
+        require(size == 1024 + 2 * (size_t)tokens, "the file is cut or damaged: copy it again",
+                "%s: the header says %u tokens, the file has room for %zu", path, tokens, (size - 1024) / 2);
+        s.bytes += 1024;
+        s.n = tokens;
+    }
+    d->shard = (Shard*)realloc(d->shard, (size_t)(d->n + 1) * sizeof(Shard));
+    d->shard[d->n++] = s;
+}
+
+Data data_open(const char* pattern) { // a file, or a pattern like 'shards/train_*.bin', all of one kind
+    Data d = {NULL, 0, 1, pattern};
+    glob_t g;
+    memset(&g, 0, sizeof g);
+    int single = access(pattern, F_OK) == 0; // a file may have * in its name
+    require(single || glob(pattern, 0, NULL, &g) == 0,
+            "check the path; make data writes the default text, data/languages_train.txt", "%s: no such file", pattern);
+    d.width = is_bin(single ? pattern : g.gl_pathv[0]) ? 2 : 1;
+    for (size_t i = 0; i < (single ? 1 : g.gl_pathc); i++) {
+        const char* path = single ? pattern : g.gl_pathv[i];
+        require(is_bin(path) == (d.width == 2), "give all files as .bin, or none", "%s: not of the kind of the first file of %s",
+                path, pattern);
+        data_add(&d, path);
+    }
+    globfree(&g);
+    return d;
+}
+
+Data data_split(Data* train) { // takes the last 10 percent of the last file away from train
+    Data val = {(Shard*)alloc_zeroed(1, sizeof(Shard), "data"), 1, train->width, train->path};
+    Shard* last = &train->shard[train->n - 1];
+    val.shard[0].n = last->n / 10;
+    last->n -= val.shard[0].n;
+    val.shard[0].bytes = last->bytes + last->n * (size_t)train->width;
+    return val;
+}
+
+size_t shard_places(const Shard* s, int T, int stride) { // where T tokens and a target fit: at 0, stride, 2 stride, ...
+    return s->n > (size_t)T ? (s->n - 1 - (size_t)T) / (size_t)stride + 1 : 0;
+}
+
+size_t data_places(const Data* d, int T, int stride) { // the same over all shards; at least one, or one clear line
+    size_t n = 0;
+    for (int i = 0; i < d->n; i++) { n += shard_places(&d->shard[i], T, stride); }
+    require(n > 0, "give more text, lower --context, or name a --val file", "%s: no room for %d tokens and a target", d->path, T);
+    return n;
+}
+
+void data_read(const Data* d, size_t place, int stride, int* x, int* y, int T, int V) { // x (T) from that place on, y (T) one later
+    const Shard* s = d->shard;
+    for (; place >= shard_places(s, T, stride); s++) { place -= shard_places(s, T, stride); }
+    for (int t = 0; t <= T; t++) {
+        size_t i = place * (size_t)stride + (size_t)t;
+        int token = d->width == 1 ? s->bytes[i] : s->bytes[2 * i] | s->bytes[2 * i + 1] << 8;
+        require(token < V, "give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d", d->path, token, i,
+                V);
+        if (t < T) { x[t] = token; }
+        if (t > 0) { y[t - 1] = token; }
+    }
+}
+
+void data_batch(const Data* d, uint64_t* rng, int* x, int* y, int B, int T, int V) { // B windows that start anywhere
+    size_t places = data_places(d, T, 1);
+    for (int b = 0; b < B; b++) {
+        uint64_t high = random_u32(rng);
+        data_read(d, (high << 32 | random_u32(rng)) % places, 1, x + (size_t)b * T, y + (size_t)b * T, T, V);
+    }
+}
+
+// GPT-2's vocabulary, to print tokens as text: ids 0 to 255 are bytes, 256 + i is what line i of vocab.bpe merges, then comes
+// the end of a text. (data/tokenize makes tokens from text.)
+typedef struct { char* bytes; size_t* at; int n; } Vocabulary; // token i: bytes[at[i]] up to bytes[at[i + 1]]
+
+int letter_byte(const unsigned char** p, const unsigned char* end) {
+    // vocab.bpe writes every byte as one letter: printable ones as themselves (Latin-1), the i-th other as U+0100 + i
+    int c = *(*p)++;
+    if (c >= 0x80) { c = (c & 0xE0) == 0xC0 && *p < end && **p >> 6 == 2 ? (c & 31) << 6 | (*(*p)++ & 63) : 999; }
+    if (c < 256) { return c; }
+    c -= 256;
+    return c < 33 ? c : c == 33 ? 127 : c < 67 ? 94 + c : c == 67 ? 173 : -1;
+}
+
+Vocabulary vocabulary_open(const char* path) {
+    size_t size, length;
+    Vocabulary v = {NULL, (size_t*)alloc_zeroed(65538, sizeof(size_t), "a vocabulary"), 0};
+    const unsigned char *file = map_file(path, &size), *p = file, *end = file + size;
+    FILE* out = open_memstream(&v.bytes, &length);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int b = 0; b < 256; b++) { // printable bytes first
+            if ((pass == 0) == ((b > 32 && b < 127) || (b > 160 && b != 173))) { fputc(b, out); v.n++; v.at[v.n] = (size_t)v.n; }
+        }
+    }
+    for (int line = 1; p < end; line++, p++) {
+        int blanks = 0, bad = 0;
+        if (line == 1 && *p == '#') { while (p < end && *p != '\n') { p++; } continue; }
+        while (p < end && *p != '\n') {
+            int byte = *p == ' ' ? (blanks++, p++, -2) : letter_byte(&p, end);
+            bad |= byte == -1;
+            if (byte >= 0) { fputc(byte, out); }
+        }
+        require(!bad && blanks == 1 && v.n < 65535, "give GPT-2's vocab.bpe", "%s:%d: not two words of bytes", path, line);
+        fflush(out);
+        v.at[++v.n] = length;
+    }
+    fputs("\n", out); // the end of a text
+    fclose(out);
+    v.at[++v.n] = length;
+    munmap((void*)(uintptr_t)file, size);
+    return v;
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Watching: who uses which expert, on the terminal and in log.jsonl
+
+typedef struct {
+    double tokens, rows, none, load[MAX_EXPERTS], hist[MAX_EXPERTS + 1];
+    float low[MAX_EXPERTS], high[MAX_EXPERTS];
+    int experts;
+} Routing; // one layer; hist: tokens by k; low, high: smallest and largest score of each expert
+
+void routing_add(Routing* r, const GPT2* model) { // r (L): adds what the last forward did
+    for (int l = 0; l < model->config.L; l++) {
+        const Layer* a = &model->layer[l];
+        if (!model->config.moe[l]) { continue; }
+        r[l].tokens += model->B * model->T;
+        r[l].rows += a->R;
+        r[l].none += a->unrouted;
+        r[l].experts = 0;
+        for (int e = 0; e < model->config.E; e++) {
+            int first = r[l].tokens == model->B * model->T;
+            r[l].load[e] += a->count[e];
+            r[l].experts += a->mask[e];
+            r[l].low[e] = first ? a->low[e] : fminf(r[l].low[e], a->low[e]);
+            r[l].high[e] = first ? a->high[e] : fmaxf(r[l].high[e], a->high[e]);
+        }
+        for (int k = 0; k <= model->config.E; k++) { r[l].hist[k] += a->hist[k]; }
+    }
+}
+
+const char* shade(double share) { // a cell of the heat map, two columns wide; blocks on a UTF-8 terminal
+    static const char* cells[2][5] = {{"  ", "..", "::", "++", "##"},
+        {"  ", "\xe2\x96\x91\xe2\x96\x91", "\xe2\x96\x92\xe2\x96\x92", "\xe2\x96\x93\xe2\x96\x93", "\xe2\x96\x88\xe2\x96\x88"}};
+    const char* names[] = {"LC_ALL", "LC_CTYPE", "LANG"}; // the first that is set decides
+    const char* locale = "";
+    for (int i = 0; i < 3 && !*locale; i++) { if (getenv(names[i]) != NULL) { locale = getenv(names[i]); } }
+    int utf8 = isatty(STDOUT_FILENO) && (strstr(locale, "UTF-8") || strstr(locale, "utf8"));
+    return cells[utf8][share <= 0.0 ? 0 : share < 0.25 ? 1 : share < 0.5 ? 2 : share < 0.75 ? 3 : 4];
+}
+
+void heat_map(const GPT2* model, const Routing* r) {
+    // rows: DynMoE layers. Left: share of tokens that use each expert, -- for free slots. Right: share of tokens by k.
+    int E = model->config.E;
+    printf("  share of tokens: %s below 25%%  %s below 50%%  %s below 75%%  %s above  -- free slot\n  expert  |", shade(.1),
+           shade(.3), shade(.6), shade(1));
+    for (int e = 0; e < E; e++) { printf("%2d", e); }
+    printf("| mean k | k =");
+    for (int k = 0; k <= E; k++) { printf("%2d", k); }
+    printf("\n");
+    for (int l = 0; l < model->config.L; l++) {
+        if (!model->config.moe[l]) { continue; }
+        printf("  layer%3d|", l);
+        for (int e = 0; e < E; e++) { printf("%s", model->layer[l].mask[e] ? shade(r[l].load[e] / r[l].tokens) : "--"); }
+        printf("| %5.2f  |    ", r[l].rows / r[l].tokens);
+        for (int k = 0; k <= E; k++) { printf("%s", shade(r[l].hist[k] / r[l].tokens)); }
+        printf("|\n");
+    }
+}
+
+FILE* log_open(const char* folder, int append) {
+    char path[1024];
+    require(mkdir(folder, 0777) == 0 || errno == EEXIST, "choose another --out", "%s: cannot make the folder: %s", folder,
+            strerror(errno));
+    snprintf(path, sizeof path, "%s/log.jsonl", folder);
+    FILE* f = fopen(path, append ? "a" : "w");
+    require(f, "choose another --out", "%s: %s", path, strerror(errno));
+    return f;
+}
+
+void log_end(FILE* log) { // closes one record; a full disk is said at once
+    fprintf(log, "}\n");
+    require(fflush(log) == 0, "free some space, then --resume the last checkpoint", "log.jsonl: %s", strerror(errno));
+}
+
+void log_list(FILE* log, const char* name, int n, const double* d, double over, const float* f) { // d / over, or f
+    fprintf(log, ",\"%s\":[", name);
+    for (int i = 0; i < n; i++) { fprintf(log, "%s%.5f", i ? "," : "", d != NULL ? d[i] / over : (double)f[i]); }
+    fprintf(log, "]");
+}
+
+void log_routing(FILE* log, GPT2* model, const Routing* r) { // one object per DynMoE layer
+    const char* comma = "";
+    float G[MAX_EXPERTS];
+    int E = model->config.E;
+    fprintf(log, ",\"layers\":[");
+    for (int l = 0; l < model->config.L; l++) {
+        if (!model->config.moe[l]) { continue; }
+        fprintf(log, "%s{\"layer\":%d,\"experts\":%d,\"k\":%.5f,\"none\":%.5f", comma, l, r[l].experts, r[l].rows / r[l].tokens,
+                r[l].none / r[l].tokens);
+        log_list(log, "load", E, r[l].load, r[l].tokens, NULL);
+        log_list(log, "hist", E + 1, r[l].hist, r[l].tokens, NULL);
+        gpt2_thresholds(model, l, G);
+        log_list(log, "G", E, NULL, 1.0, G);
+        log_list(log, "low", E, NULL, 1.0, r[l].low);
+        log_list(log, "high", E, NULL, 1.0, r[l].high);
+        fprintf(log, "}");
+        comma = ",";
+    }
+    fprintf(log, "]");
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Validation, sampling, training
+
+typedef struct {
+    int32_t *token, *k;
+    float* loss;
+    unsigned char* open;
+    size_t n;
+} Dump; // (n) (L, n) (n) (L, n, E): every token's fate
+
+template <typename floatX>
+void device_dump(Dump* d, GPT2* model, size_t at) {
+    size_t N = (size_t)model->B * model->T, E = (size_t)model->config.E;
+    int* open = (int*)alloc_zeroed(N * E, sizeof(int), "a dump");
+    for (size_t l = 0; l < (size_t)model->config.L; l++) {
+        DeviceLayer<floatX>* a = &((Device<floatX>*)model->device)->layer[l];
+        if (!model->config.moe[l]) { continue; }
+        to_host(d->k + l * d->n + at, a->k, N * sizeof(int));
+        to_host(open, a->open, N * E * sizeof(int));
+        for (size_t i = 0; i < N * E; i++) { d->open[(l * d->n + at) * E + i] = (unsigned char)open[i]; }
+    }
+    free(open);
+}
+
+void dump_batch(Dump* d, GPT2* model, size_t at) { // copies what the last forward did to tokens at ..
+    memcpy(d->token + at, model->x, (size_t)model->B * model->T * sizeof(int32_t));
+    memcpy(d->loss + at, model->losses, (size_t)model->B * model->T * sizeof(float));
+    if (model->bf16) { device_dump<bf16>(d, model, at); } else { device_dump<float>(d, model, at); }
+}
+
+void dump_save(const Dump* d, const GPT2* model, const char* path) {
+    SafeTensor t[2 + 2 * MAX_LAYERS];
+    size_t shape[2] = {d->n, (size_t)model->config.E};
+    char name[32], meta[700], list[512];
+    int m = 0;
+    t[m++] = safe_tensor("", "token", "I32", 1, shape, d->token);
+    t[m++] = safe_tensor("", "loss", "F32", 1, shape, d->loss);
+    for (size_t l = 0; l < (size_t)model->config.L; l++) {
+        if (!model->config.moe[l]) { continue; }
+        snprintf(name, sizeof name, "h.%zu.open", l);
+        t[m++] = safe_tensor("", name, "U8", 2, shape, d->open + l * d->n * shape[1]);
+        snprintf(name, sizeof name, "h.%zu.k", l);
+        t[m++] = safe_tensor("", name, "I32", 1, shape, d->k + l * d->n);
+    }
+    moe_layers_print(list, &model->config);
+    snprintf(meta, sizeof meta, "\"format\":\"dynmoe-routing 1\",\"T\":\"%d\",\"moe_layers\":\"%s\"", model->T, list);
+    safetensors_save(path, t, m, meta);
+}
+
+float evaluate(GPT2* model, const Data* data, size_t max_tokens, int B, int T, Routing* r, const char* dump_path) {
+    // mean loss (nats) of the first max_tokens (0: all) in windows of T tokens side by side, in evaluation mode; fills r (L)
+    // dump_path: a file for every token's loss and experts, or ""
+    size_t windows = data_places(data, T, T), L = (size_t)model->config.L, E = (size_t)model->config.E;
+    if (max_tokens > 0 && windows > (max_tokens + T - 1) / T) { windows = (max_tokens + T - 1) / T; }
+    size_t n = *dump_path ? windows * T : 0;
+    Dump dump = {(int32_t*)alloc_zeroed(n, 4, "a dump"), (int32_t*)alloc_zeroed(L * n, 4, "a dump"),
+                 (float*)alloc_zeroed(n, 4, "a dump"), (unsigned char*)alloc_zeroed(L * n * E, 1, "a dump"), n};
+    int *x = (int*)alloc_zeroed((size_t)B * T * 2, sizeof(int), "a batch"), *y = x + (size_t)B * T;
+    double sum = 0.0;
+    memset(r, 0, sizeof(Routing) * L);
+    for (size_t w = 0; w < windows; w += (size_t)B) {
+        int b = windows - w < (size_t)B ? (int)(windows - w) : B;
+        for (int i = 0; i < b; i++) { data_read(data, w + (size_t)i, T, x + (size_t)i * T, y + (size_t)i * T, T, model->config.V); }
+        sum += (double)gpt2_forward(model, x, y, b, T, 0) * b * T;
+        routing_add(r, model);
+        if (n > 0) { dump_batch(&dump, model, w * T); }
+    }
+    if (n > 0) { dump_save(&dump, model, dump_path); }
+    free(dump.token); free(dump.k); free(dump.loss); free(dump.open); free(x);
+    return (float)(sum / ((double)windows * T));
+}
+
+typedef struct { float p; int token; } Choice;
+
+int compare_choices(const void* a, const void* b) { // most likely first; equal ones in order of their token
+    const Choice *x = (const Choice*)a, *y = (const Choice*)b;
+    return x->p != y->p ? (x->p < y->p) - (x->p > y->p) : x->token - y->token;
+}
+
+int sample_token(const float* logits, int V, float temperature, int top_k, uint64_t* rng) {
+    // logits (V) -> a token drawn from softmax(logits / temperature) over the top_k largest (0: all); temperature 0: the largest
+    Choice* c = (Choice*)alloc_zeroed((size_t)V, sizeof(Choice), "sampling");
+    int n = temperature == 0.0f ? 1 : top_k > 0 && top_k < V ? top_k : V, i = 0;
+    float sum = 0.0f;
+    for (int v = 0; v < V; v++) { c[v].p = logits[v]; c[v].token = v; }
+    qsort(c, (size_t)V, sizeof(Choice), compare_choices);
+    float max = c[0].p; // subtracted so that exp cannot overflow
+    for (int v = 0; v < n; v++) { sum += c[v].p = n == 1 ? 1.0f : expf((c[v].p - max) / temperature); }
+    float at = random_f32(rng) * sum;
+    while (i < n - 1 && (at -= c[i].p) >= 0.0f) { i++; }
+    int token = c[i].token;
+    free(c);
+    return token;
+}
+
+void generate(GPT2* model, const Settings* s, int* tokens, int n, int total, uint64_t* rng) {
+    // tokens (total): the first n > 0 are given, the rest is filled in, one forward each over the last T tokens
+    for (; n < total; n++) {
+        int t = n < model->config.T ? n : model->config.T;
+        gpt2_forward(model, tokens + n - t, NULL, 1, t, 0);
+        tokens[n] = sample_token(gpt2_logits(model, t - 1), model->config.V, s->temperature, s->top_k_sample, rng);
+    }
+}
+
+void print_tokens(const int* tokens, int n, int V, const Vocabulary* v) {
+    // bytes as text (control characters as ?), BPE tokens as text by the vocabulary v, or without one (v->n = 0) as numbers
+    for (int i = 0; i < n; i++) {
+        const char *text = V == 256 ? NULL : v->bytes + v->at[tokens[i] < v->n ? tokens[i] : 0], byte = (char)tokens[i];
+        size_t length = V == 256 ? 1 : tokens[i] < v->n ? v->at[tokens[i] + 1] - v->at[tokens[i]] : 0;
+        if (length == 0) { printf("%d ", tokens[i]); }
+        for (const char* p = V == 256 ? &byte : text; length > 0; p++, length--) {
+            putchar(*p == '\n' || *p == '\t' || ((unsigned char)*p >= 32 && *p != 127) ? *p : '?');
+        }
+    }
+    printf("\n");
+}
+
+void continue_text(GPT2* model, const Settings* s, const char* prompt, uint64_t* rng, FILE* log) {
+    // prints the prompt (text, or the name of a token file) and what follows; a sample after training goes into the log too
+    static size_t nothing[2] = {0, 0};
+    Vocabulary v = {NULL, nothing, 0};
+    Data file = {NULL, 0, 2, prompt};
+    int bpe = model->config.V != 256;
+    if (bpe && is_bin(prompt)) { data_add(&file, prompt); }
+    size_t given = file.n > 0 ? file.shard[0].n : bpe ? 1 : strlen(prompt);
+    require(given > 0 && given < 1000000, "give a prompt of up to a million tokens", "%s: %zu tokens", prompt, given);
+    int n = (int)given, total = n + s->generate;
+    int* tokens = (int*)alloc_zeroed((size_t)total, sizeof(int), "the text");
+    for (int i = 0; i < n; i++) {
+        const unsigned char* b = file.n > 0 ? file.shard[0].bytes + 2 * (size_t)i : NULL;
+        tokens[i] = b != NULL ? b[0] | b[1] << 8 : bpe ? model->config.V - 1 : (unsigned char)prompt[i]; // V - 1 starts a text
+        require(tokens[i] < model->config.V, "give tokens of the model's vocabulary", "%s: token %d at %d", prompt, tokens[i], i);
+    }
+    if (*s->tokenizer) { v = vocabulary_open(s->tokenizer); }
+    generate(model, s, tokens, n, total, rng);
+    print_tokens(tokens, total, model->config.V, &v);
+    if (v.n > 0) { free(v.bytes); free(v.at); }
+    if (log != NULL) {
+        fprintf(log, "{\"type\":\"sample\",\"step\":%d,\"temperature\":%g,\"tokens\":[", s->steps, (double)s->temperature);
+        for (int i = n; i < total; i++) { fprintf(log, "%s%d", i > n ? "," : "", tokens[i]); }
+        fprintf(log, "]");
+        log_end(log);
+    }
+    free(tokens);
+}
+
+float learning_rate(const Settings* s, int step) { // linear warm-up, then a cosine to lr_end * lr at the last step
+    if (step < s->warmup) { return s->lr * (float)(step + 1) / (float)s->warmup; }
+    float done = s->steps - 1 > s->warmup ? (float)(step - s->warmup) / (float)(s->steps - 1 - s->warmup) : 1.0f;
+    return s->lr * (s->lr_end + (1.0f - s->lr_end) * 0.5f * (1.0f + cosf(3.14159265f * (done < 1.0f ? done : 1.0f))));
+}
+
+int window_begins(const Settings* s, int step) { // before the forward of this step; only if its end comes before adapt_stop
+    return s->period > 0 && step % s->period == s->window && (float)(step + s->window) < s->adapt_stop * (float)s->steps;
+}
+
+void event(FILE* log, int step, int layer, const char* what, int expert, int64_t count) { // one line on both
+    printf("step %d layer %d: %s expert %d (%" PRId64 " tokens %s)\n", step, layer, what, expert, count,
+           strcmp(what, "remove") ? "had chosen none" : "had chosen it");
+    fprintf(log, "{\"type\":\"event\",\"step\":%d,\"layer\":%d,\"what\":\"%s\",\"expert\":%d,\"count\":%" PRId64, step, layer, what,
+            expert, count);
+    log_end(log);
+}
+
+void window_ends(GPT2* model, const Settings* s, int step, FILE* log) { // updates every layer, says what changed
+    int removed[MAX_EXPERTS];
+    model->recording = 0;
+    for (int l = 0; l < model->config.L; l++) {
+        if (!model->config.moe[l]) { continue; }
+        int slot = gpt2_adapt(model, l, removed, s->min_experts);
+        for (int e = 0; e < model->config.E; e++) { if (removed[e]) { event(log, step, l, "remove", e, 0); } }
+        if (slot != ADD_NONE) {
+            event(log, step, l, slot >= 0 ? "add" : "full", slot >= 0 ? slot : -1, model->layer[l].record_unrouted);
+        }
+    }
+}
+
+double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p, int* x, int* y, Routing* r, FILE* log,
+                  float* norm) {
+    // one optimizer step on accum batches; returns its mean loss (nats) and the gradient norm before clipping; adds to r (L)
+    double loss = 0.0;
+    model->step = p->step;
+    if (window_begins(s, p->step)) {
+        gpt2_clear_records(model);
+        model->recording = 1;
+    }
+    gpt2_zero_grad(model);
+    for (int m = 0; m < s->accum; m++) {
+        if (!s->overfit || p->step + m == 0) { data_batch(data, &p->rng_data, x, y, s->batch, s->context, model->config.V); }
+        loss += gpt2_forward(model, x, y, s->batch, s->context, 1) / s->accum;
+        if (!isfinite(loss)) { gpt2_stop_not_finite(model); }
+        gpt2_backward(model, 1.0f / (float)s->accum);
+        routing_add(r, model);
+    }
+    *norm = (float)gpt2_grad_norm(model);
+    float clip = s->clip > 0.0f && *norm > s->clip ? s->clip / *norm : 1.0f;
+    gpt2_update(model, p->step, learning_rate(s, p->step), s->beta1, s->beta2, 1e-8f, s->weight_decay, clip);
+    if (s->unit_norm) { gpt2_unit_rows(model); }
+    if (model->recording && s->period > 0 && p->step % s->period == 2 * s->window) { window_ends(model, s, p->step, log); }
+    p->step++;
+    return loss;
+}
+
+void validate(GPT2* model, const Settings* s, const Data* val, Progress* p, Routing* r, FILE* log, int show_map) {
+    float loss = evaluate(model, val, (size_t)s->val_tokens, s->batch, s->context, r, "");
+    if (loss < p->best_val) { p->best_val = loss; }
+    printf("step %d: validation loss %.4f nats, %.4f bits per %s\n", p->step, loss, loss / log1p(1.0),
+           val->width == 1 ? "byte" : "token");
+    if (model->config.E > 0 && show_map) { heat_map(model, r); }
+    fprintf(log, "{\"type\":\"val\",\"step\":%d,\"loss\":%.6f,\"bits\":%.6f", p->step, loss, loss / log1p(1.0));
+    log_routing(log, model, r);
+    log_end(log);
+}
+
+void progress_line(GPT2* model, const Settings* s, const Progress* p, const Routing* r, double loss, float norm,
+                   double seconds, int steps, FILE* log) {
+    // loss, routing and speed: means over the steps since the last line
+    double k = 0.0, none = 0.0, speed = (double)steps * s->accum * s->batch * s->context / seconds,
+           eta = (s->steps - p->step) * seconds / steps;
+    int moe = 0;
+    char experts[64] = "";
+    for (int l = 0; l < model->config.L; l++) {
+        if (!model->config.moe[l]) { continue; }
+        k += r[l].rows / r[l].tokens;
+        none += r[l].none / r[l].tokens;
+        if (moe++ < 12) { snprintf(experts + strlen(experts), 4, " %d", r[l].experts); }
+    }
+    printf("step %5d/%d | loss %.3f | norm %.2f | lr %.1e", p->step, s->steps, loss, norm, learning_rate(s, p->step - 1));
+    if (moe > 0) { printf(" | k %.2f | experts%s | none %.1f%%", k / moe, experts, 100.0 * none / moe); }
+    printf(" | %.1fk tok/s | eta %dm%02ds\n", speed / 1000.0, (int)eta / 60, (int)eta % 60);
+    fflush(stdout);
+    fprintf(
+        log,
+        "{\"type\":\"step\",\"step\":%d,\"loss\":%.6f,\"aux\":%.6f,\"norm\":%.5f,\"lr\":%.6g,\"k\":%.4f,\"tok_s\":%.1f,\"ms\":%.3f",
+        p->step, loss, model->aux, norm, learning_rate(s, p->step - 1), moe ? k / moe : 0.0, speed, 1000.0 * seconds / steps);
+    log_routing(log, model, r);
+    log_end(log);
+}
+
+static volatile sig_atomic_t stop_signal = 0; // SIGINT or SIGTERM, once it came; a second one ends the program at once
+void on_signal(int number) {
+    stop_signal = number;
+    signal(number, SIG_DFL);
+}
+
+void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Progress* p, FILE* log) {
+    // trains up to s->steps, or until SIGINT (^C) or SIGTERM comes: then it saves, says so and returns
+    size_t N = (size_t)s->batch * s->context, L = (size_t)model->config.L;
+    int *x = (int*)alloc_zeroed(2 * N, sizeof(int), "a batch"), *y = x + N, since = 0, terminal = isatty(STDOUT_FILENO);
+    Routing* r = (Routing*)alloc_zeroed(2 * L, sizeof(Routing), "statistics"); // r: of training, r + L: of validation
+    char path[1024];
+    double loss = 0.0, start = seconds_now(), from;
+    float norm = 0.0f;
+    snprintf(path, sizeof path, "%s/model.safetensors", s->out);
+    if (p->step == 0) { validate(model, s, val, p, r + L, log, terminal || s->steps == 0); }
+    from = seconds_now();
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    while (p->step < s->steps && !stop_signal) {
+        loss += train_step(model, s, data, p, x, y, r, log, &norm);
+        since++;
+        int done = p->step == s->steps, rest = 0;
+        if (done || p->step == 1 || p->step % s->log_every == 0) {
+            progress_line(model, s, p, r, loss / since, norm, seconds_now() - from, since, log);
+            memset(r, 0, L * sizeof(Routing));
+            loss = since = 0;
+            rest = 1;
+        }
+        if (done || (s->val_every > 0 && p->step % s->val_every == 0)) { validate(model, s, val, p, r + L, log, terminal || done); }
+        if (done || (s->save_every > 0 && p->step % s->save_every == 0)) { checkpoint_save(model, p, path); }
+        if (rest) { from = seconds_now(); } // validating and saving does not count as training
+    }
+    if (p->step < s->steps) {
+        checkpoint_save(model, p, path);
+        printf("step %d: %s by a signal; %s: saved, --resume it to go on\n", p->step,
+               stop_signal == SIGINT ? "interrupted" : "terminated", path);
+        fprintf(log, "{\"type\":\"stop\",\"step\":%d", p->step);
+        log_end(log);
+        free(x); free(r);
+        return;
+    }
+    if (s->generate > 0 && s->steps > 0) {
+        printf("a sample of %d tokens at temperature %g:\n", s->generate, (double)s->temperature);
+        continue_text(model, s, "\n", &p->rng_sample, log);
+    }
+    fprintf(log, "{\"type\":\"end\",\"step\":%d,\"seconds\":%.2f,\"best\":%.6f", p->step, seconds_now() - start, p->best_val);
+    log_end(log);
+    if (s->steps > 0) { printf("%s: saved after %d steps, %.1f seconds\n", path, p->step, seconds_now() - start); }
+    free(x); free(r);
+}
+
+void gpu_start(char* name, size_t room, const char* dtype, int* is_bf16) {
+    // takes the first GPU, starts cuBLAS; name: what it is. bf16 needs compute capability 8.0
+    static const char* const dtypes[] = {"auto", "fp32", "bf16"};
+    int n = 0, asked = choice("--dtype", dtype, dtypes, 3);
+    cudaDeviceProp gpu;
+    cudaError_t error = cudaGetDeviceCount(&n);
+    require(error == cudaSuccess && n > 0, "train_gpt2_dynmoe runs on the CPU; CUDA_ON_CPU=1 builds this program for it",
+            "no GPU: %s", error == cudaSuccess ? "no device" : cudaGetErrorString(error));
+    CUDA(cudaSetDevice(0));
+    CUDA(cudaGetDeviceProperties(&gpu, 0));
+    require(asked != 2 || gpu.major >= 8, "use --dtype fp32", "--dtype bf16: %s has compute capability %d.%d", gpu.name, gpu.major,
+            gpu.minor);
+    *is_bf16 = asked == 2 || (asked == 0 && gpu.major >= 8);
+    snprintf(name, room, "%s (compute capability %d.%d, %d SMs)", gpu.name, gpu.major, gpu.minor, gpu.multiProcessorCount);
+    CUBLAS(cublasCreate(&cublas));
+    CUBLAS(cublasLtCreate(&cublaslt));
+    lt_workspace = device_alloc(LT_WORKSPACE_BYTES, 1, "cuBLAS");
+}
+
+double memory_available(void) { // bytes free on the GPU
+    size_t free_bytes = 0, total = 0;
+    CUDA(cudaMemGetInfo(&free_bytes, &total));
+    return (double)free_bytes;
+}
+
+double matmul_speed(int is_bf16, int N, int C) { // FLOP/s of the feed-forward product (N, C) x (C, 4C), after ten calls to warm up
+    void* memory = device_alloc((size_t)C * (5 * (size_t)N + 4 * (size_t)C), sizeof(float), "a measurement");
+    cudaEvent_t begin, end;
+    float ms = 0.0f;
+    CUDA(cudaEventCreate(&begin));
+    CUDA(cudaEventCreate(&end));
+    for (int i = 0; i < 30; i++) {
+        float* a = (float*)memory;
+        bf16* b = (bf16*)memory;
+        if (i == 10) { CUDA(cudaEventRecord(begin)); }
+        if (is_bf16) { matmul(b, b + (size_t)4 * N * C, 0, b + (size_t)5 * N * C, 1, N, 4 * C, C, 1.0f, 0.0f); }
+        else { matmul(a, a + (size_t)4 * N * C, 0, a + (size_t)5 * N * C, 1, N, 4 * C, C, 1.0f, 0.0f); }
+    }
+    CUDA(cudaEventRecord(end));
+    CUDA(cudaEventSynchronize(end));
+    CUDA(cudaEventElapsedTime(&ms, begin, end));
+    CUDA(cudaFree(memory));
+    return 20.0 * 8.0 * N * C * C / (1e-3 * (ms > 0.0f ? ms : 1e-3));
+}
+
+typedef struct { double parameters, flop, rows; } Cost; // of a token: parameters used, FLOP of a forward; bytes of all routed rows
+
+Cost cost_at(const GPT2* model, double k, double N, int training) { // if every token uses k routed experts in every DynMoE layer
+    const Config* c = &model->config;
+    double moe = 0.0, expert = 2.0 * c->H * c->C + c->H + c->C;
+    for (int l = 0; l < c->L; l++) { moe += c->moe[l]; }
+    // every token uses all but the other experts and wpe, once each (wte as the head); attention has two products over T/2 keys
+    double parameters = (double)model->n_params - (double)c->T * c->C - moe * (c->E - k) * expert;
+    Cost cost = {parameters, 2.0 * parameters + 2.0 * c->L * c->T * c->C,
+                 (model->bf16 ? 2.25 : 4.5) * k * N * (c->C + c->H) * (2.0 * moe + (training && moe > 0.0 ? 1.0 : 0.0))};
+    return cost;
+}
+
+double print_plan(const GPT2* model, const Settings* s, const Data* data, const Data* val, const char* gpu, int training) {
+    // what will be done and what it takes; returns the bytes of memory that it needs at least
+    const Config* c = &model->config;
+    double tokens = 0.0, val_tokens = 0.0, N = (double)s->batch * c->T;
+    int moe = 0, k3 = c->E > 2 ? c->E : 3;
+    for (int l = 0; l < c->L; l++) { moe += c->moe[l]; }
+    for (int i = 0; i < data->n; i++) { tokens += (double)data->shard[i].n; }
+    for (int i = 0; i < val->n; i++) { val_tokens += (double)val->shard[i].n; }
+    Cost k1 = cost_at(model, 1, N, training), k2 = cost_at(model, 2, N, training), all = cost_at(model, k3, N, training);
+    double M = 1e-6, held = (training ? 16.0 : 4.0) * (double)model->n_params, kept = (double)model->act_bytes;
+    if (model->bf16) { held += 2.0 * (double)model->n_params; } // the copy that kernels use
+    printf("train_gpt2_dynmoe_cu, commit %s, on %s, %s, cuBLAS %zu\n", COMMIT, gpu, model->bf16 ? "bf16" : "fp32",
+           cublasLtGetVersion());
+    printf("data     %s: %.3f million tokens; validation: %.3f million of %s\n", data->path, M * tokens, M * val_tokens,
+           *s->val ? s->val : "its end");
+    printf("model    %d layers", c->L);
+    if (moe > 0) { printf(" (%d DynMoE, %s, pool of %d experts", moe, router_names[c->router], c->E); }
+    if (c->S > 0) { printf(", %d shared", c->S); }
+    printf("%s, %d heads, %d channels, context %d, vocabulary %d\n", moe > 0 ? ")" : "", c->NH, c->C, c->T, c->V);
+    printf("size     %.3f million parameters", M * (double)model->n_params);
+    if (moe > 0) {
+        printf("; a token uses %.3f at k = 1, %.3f at 2, %.3f at %d", M * k1.parameters, M * k2.parameters, M * all.parameters, k3);
+    }
+    printf("\nforward  %.2f MFLOP for a token", M * k1.flop);
+    if (moe > 0) { printf(" at k = 1, %.2f at 2, %.2f at %d", M * k2.flop, M * all.flop, k3); }
+    printf("; backward twice that\nmemory   %s %.1f MB; activations %.1f MB",
+           training ? "parameters, gradients, moments" : "parameters", M * held, M * kept);
+    if (moe > 0) { printf("; routed rows %.1f MB at k = 1, %.1f at 2, %.1f at %d", M * k1.rows, M * k2.rows, M * all.rows, k3); }
+    printf("\nrun      %d steps of %d x %d x %d tokens, seed %d; log: %s/log.jsonl\n", s->steps, s->accum, s->batch, c->T, s->seed,
+           s->out);
+    return held + kept + k1.rows;
+}
+
+void print_time(const GPT2* model, const Settings* s) { // of a dry run
+    double N = (double)s->batch * model->config.T, k = model->config.router == TOP_K ? model->config.topk : 2.0;
+    double flop = 3.0 * cost_at(model, k, 0, 1).flop * s->steps * s->accum * N, speed = matmul_speed(model->bf16, (int)N,
+                                                                                                     model->config.C);
+    printf("time     at least %.0f s at k = %.0f: %.3g FLOP at %.1f GFLOP/s, measured on this machine's matrix product just now\n",
+           flop / speed, k, flop, 1e-9 * speed);
+}
+
+void log_run(FILE* log, const GPT2* model, const char* gpu) { // the first record: everything that the run depends on
+    fprintf(log, "{\"type\":\"run\",\"version\":1,\"program\":\"train_gpt2_dynmoe.cu\",\"commit\":\"%s\",\"dtype\":\"%s\",",
+            COMMIT, model->bf16 ? "bf16" : "fp32");
+    Cost k0 = cost_at(model, 0, 0, 1), k1 = cost_at(model, 1, 0, 1); // both are linear in k
+    fprintf(log, "\"cublas\":%zu,\"parameters\":%zu,\"used\":[%.0f,%.0f],\"flop\":[%.0f,%.0f],\"machine\":", cublasLtGetVersion(),
+            model->n_params, k0.parameters, k1.parameters - k0.parameters, k0.flop, k1.flop - k0.flop);
+    json_print(log, gpu);
+    fprintf(log, ",\"flags\":{");
+    for (int i = 0; i < N_FLAGS; i++) {
+        fprintf(log, "%s\"%s\":", i ? "," : "", flag_table[i].field);
+        json_print(log, flag_table[i].now);
+    }
+    fprintf(log, "}");
+    log_end(log);
+}
+
+#ifndef TESTING
+int main(int argc, char** argv) {
+    static GPT2 model; // static: its table is large for a stack
+    static const char* const inits[] = {"random", "copies"};
+    Settings s = flags_read(argc, (const char* const*)argv);
+    const char* from = *s.resume ? s.resume : s.init;
+    int training = !*s.prompt && !s.eval_only, V = 256, copies = choice("--expert-init", s.expert_init, inits, 2);
+    uint64_t rng = random_stream((uint64_t)s.seed, 0);
+    Progress p = {0, random_stream((uint64_t)s.seed, 1), random_stream((uint64_t)s.seed, 2), INFINITY};
+    Data data = {NULL, 0, 1, ""}, val = data;
+    SafeFile file;
+    char gpu[300];
+    require_usage(s.period == 0 || 2 * s.window < s.period, "a period is rest, recording, rest",
+                  "--window %d: must be less than half of --period %d", s.window, s.period);
+    require_usage(training || *from, "train first: make train", "--eval-only and --prompt need --init FILE");
+    if (!*s.prompt) {
+        require_usage(*s.data, "any text file; make data writes the default one, data/languages_train.txt",
+                      "--data FILE is missing");
+        data = data_open(s.data);
+        val = *s.val ? data_open(s.val) : data_split(&data);
+        require_usage(val.width == data.width, "give both as text or both as .bin", "--val %s: not of the kind of --data", s.val);
+        V = data.width == 1 ? 256 : 50257;
+    }
+    if (*from) { file = safetensors_open(from); }
+    Config config = config_make(&s, V, *from ? &file : NULL);
+    int start_experts = config.router == TOP_ANY ? s.start_experts : config.E; // softmax routers use the whole pool
+    require(*s.prompt || config.V == V, "give data of the kind it was trained on", "%s: its vocabulary of %d does not fit %s",
+            from, config.V, s.data);
+    require_usage(!*s.prompt || config.V == 256 || is_bin(s.prompt), "data/tokenize makes a token file (.bin) from text",
+                  "--prompt %s: the model reads BPE tokens", s.prompt);
+    s.context = config.T;
+    gpu_start(gpu, sizeof gpu, s.dtype, &model.bf16);
+    gpt2_plan(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
+    if (training || s.dry_run) {
+        double need = print_plan(&model, &s, &data, &val, gpu, training), have = memory_available();
+        if (s.dry_run) { print_time(&model, &s); }
+        require(have == 0.0 || need <= have, "lower --batch, --context, --layers, --channels or --experts",
+                "the run needs %.1f MB of memory, %.1f MB are there", 1e-6 * need, 1e-6 * have);
+        printf("\n");
+        if (s.dry_run) { return 0; }
+    }
+    gpt2_build(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
+    if (!*from) { gpt2_init(&model, start_experts, copies, s.threshold, &rng); }
+    else if (*s.resume && training) { checkpoint_load(&model, &file, &p); }
+    else { weights_load(&model, &file, start_experts, s.threshold, &rng); }
+    if (*from) { safetensors_close(&file); }
+    gpt2_to_device(&model);
+    if (*s.prompt) { continue_text(&model, &s, s.prompt, &p.rng_sample, NULL); }
+    if (training) {
+        FILE* log = log_open(s.out, *s.resume != '\0');
+        log_run(log, &model, gpu);
+        train(&model, &s, &data, &val, &p, log);
+        fclose(log);
+        if (stop_signal) { return 128 + stop_signal; }
+    }
+    if (!*s.prompt && (s.eval_only || *s.dump_routing)) {
+        static Routing r[MAX_LAYERS];
+        float loss = evaluate(&model, &val, *s.dump_routing ? 0 : (size_t)s.val_tokens, s.batch, s.context, r, s.dump_routing);
+        printf("validation loss %.4f nats, %.4f bits per %s%s\n", loss, loss / log1p(1.0), val.width == 1 ? "byte" : "token",
+               *s.dump_routing ? ", of the whole text" : "");
+        if (s.eval_only && config.E > 0) { heat_map(&model, r); }
+    }
+    gpt2_free(&model);
+    return 0;
+}
+#endif
