@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 usage() {
     cat <<'END'
 usage: dev/setup.sh [--oracle] [--help]
-  Installs a C compiler, make, pkg-config, OpenBLAS (the variant with OpenMP) and Check, where missing.
+  Installs a C compiler, make, pkg-config, OpenBLAS (the variant with OpenMP), Check, g++, clang, curl and wget, where missing.
   Debian and Ubuntu: with apt-get, as root or through sudo. Fedora, Arch, macOS: prints the line to run.
   --oracle  also python3 with torch, numpy and matplotlib, for dev/dynmoe.py and the plots
   --help    this text
@@ -44,6 +44,9 @@ look() {
     if compiler_works; then there="C compiler"; else missing="compiler"; fi
     if command -v make > /dev/null; then there="$there, make"; else missing="$missing make"; fi
     if command -v pkg-config > /dev/null; then there="$there, pkg-config"; else missing="$missing pkg-config"; fi
+    for tool in g++ clang++ curl wget; do # for the CUDA source on the CPU, its check mode, downloads and their tests
+        if command -v $tool > /dev/null; then there="$there, $tool"; else missing="$missing $tool"; fi
+    done
     case $missing in
         *compiler*|*make*) # nothing can be tried, so the package manager is asked for all of it; it skips what it has
             missing="$missing openblas check" ;;
@@ -65,6 +68,11 @@ found() { printf '%s\n' "$probes" | grep -q "^ *found *$1"; }
 package_of() {
     case $system-$1 in
         apt-compiler) echo gcc libc6-dev ;;
+        apt-clang++|dnf-clang++|pacman-clang++) echo clang ;;
+        apt-curl) echo curl ca-certificates ;;
+        dnf-g++) echo gcc-c++ ;;
+        pacman-g++|brew-g++) echo gcc ;;
+        brew-clang++) echo llvm ;;
         apt-openblas) echo libopenblas-openmp-dev ;;
         apt-torch) echo python3-torch python3-numpy python3-matplotlib ;;
         dnf-compiler|pacman-compiler) echo gcc ;;
