@@ -2,6 +2,7 @@
 Runs a fixture through train_gpt2_dynmoe.c and prints a table: tensor, worst error over its tolerance, ok or FAIL.
 
     make fixture FIXTURE=test/fixtures/normalised.safetensors
+    make fixture-cuda FIXTURE=...         the same through train_gpt2_dynmoe.cu, in fp32 (CUDA_ON_CPU=1: without a GPU)
 
 A fixture holds a small model, data, and what a float64 oracle (dev/dynmoe.py) computed: evaluation, one training step
 with every gradient, several AdamW steps with an add and a remove, the state afterwards (docs/formats.md). A .txt file is
@@ -9,7 +10,11 @@ one gate layer with all its gradients. Exit code 1 if a value is off, a group is
 Integers (gates, k, masks, counts) have no tolerance and must be equal.
 */
 #define TESTING
+#ifdef USE_CUDA
+#include "../train_gpt2_dynmoe.cu"
+#else
 #include "../train_gpt2_dynmoe.c"
+#endif
 
 static GPT2 model;
 static SafeFile file;
@@ -69,6 +74,60 @@ static void compare_f(const char* name, const float* got, size_t n, double scale
     free(d);
 }
 
+// Where the two programs keep things. fetch: a copy on the host of n numbers that may lie on the device (never freed: it is small)
+#ifdef USE_CUDA
+#define DEVICE ((Device<float>*)model.device)
+#define KEPT(l) (DEVICE->layer[l])
+template <typename X> static const X* fetch(const X* p, size_t n) {
+    X* host = (X*)alloc_zeroed(n, sizeof(X), "a copy");
+    to_host(host, p, n * sizeof(X));
+    return host;
+}
+static const float* all_logits(size_t n) { return fetch(DEVICE->logits, n); }
+static const float* all_grads(void) { return fetch(DEVICE->grads, model.n_params); }
+static void head_backward(GPT2* m, float scale) { head_backward(m, DEVICE, scale); }
+static void feedforward_half_backward(GPT2* m, int l, int N, float scale) { feedforward_half_backward(m, DEVICE, l, N, scale); }
+static void attention_half_backward(GPT2* m, int l, int B, int T) { attention_half_backward(m, DEVICE, l, B, T); }
+static void last_backward(void) { embedding_step_backward(&model, DEVICE); }
+static const float* moe_out(int l, int N) { // what the layer adds to the residual stream
+    DeviceLayer<float>* a = &KEPT(l);
+    int C = model.config.C;
+    combine_forward(DEVICE->half, (float*)NULL, a->out, a->row_of, a->weight, N, C, model.config.E);
+    if (model.config.S > 0) { residual_forward(DEVICE->half, DEVICE->half, a->sout, (size_t)N * C); }
+    return fetch(DEVICE->half, (size_t)N * C);
+}
+static int rows_of(int l, int e) { return model.layer[l].count[e]; }
+static double training_forward(const int* x, const int* y, int B, int T, int keep_logits) {
+    model.keep_logits = keep_logits;
+    return gpt2_forward(&model, x, y, B, T, 1);
+}
+#else
+#define DEVICE (&model)
+#define KEPT(l) (model.layer[l])
+#define fetch(p, n) (p)
+static const float* all_logits(size_t n) { (void)n; return model.logits; }
+static const float* all_grads(void) { return model.grads_memory; }
+static void last_backward(void) {
+    embedding_backward(model.grads.wte, model.grads.wpe, model.dres, model.x, model.B, model.T, model.config.C);
+}
+static const float* moe_out(int l, int N) { // what the layer adds to the residual stream
+    static float* out = NULL;
+    Layer* a = &model.layer[l];
+    int C = model.config.C;
+    out = (float*)realloc(out, (size_t)N * (size_t)C * sizeof(float));
+    combine_forward(out, a->out, a->row_of, a->weight, N, C, model.config.E);
+    if (model.config.S > 0) { residual_forward(out, out, a->sout, (size_t)N * (size_t)C); }
+    return out;
+}
+static int rows_of(int l, int e) { return model.layer[l].offset[e + 1] - model.layer[l].offset[e]; }
+static double training_forward(const int* x, const int* y, int B, int T, int keep_logits) {
+    (void)keep_logits; // they are always kept
+    return gpt2_forward(&model, x, y, B, T, 1);
+}
+static void gpt2_to_device(GPT2* m) { (void)m; }
+static void gpt2_to_host(GPT2* m) { (void)m; }
+#endif
+
 static void compare_i(const char* name, const int* got, size_t n) {
     double* d = (double*)alloc_zeroed(n, sizeof(double), "a comparison");
     for (size_t i = 0; i < n; i++) { d[i] = got[i]; }
@@ -91,9 +150,10 @@ static const char* in(const char* group, const char* format, ...) { // "group/h.
 
 static const float* logits_V(void) { // logits without the padded columns, (N, V)
     static float* out = NULL;
-    size_t N = (size_t)model.B * model.T, V = (size_t)model.config.V;
+    size_t N = (size_t)model.B * model.T, V = (size_t)model.config.V, Vp = (size_t)model.config.Vp;
+    const float* logits = all_logits(N * Vp);
     out = (float*)realloc(out, N * V * sizeof(float));
-    for (size_t i = 0; i < N; i++) { memcpy(out + i * V, model.logits + i * (size_t)model.config.Vp, V * sizeof(float)); }
+    for (size_t i = 0; i < N; i++) { memcpy(out + i * V, logits + i * Vp, V * sizeof(float)); }
     return out;
 }
 
@@ -122,11 +182,12 @@ static void load_start(void) { // parameters, masks and, where given, Adam momen
         if (t == NULL || t->bytes != 4 * (size_t)model.config.E) { die(NULL, "%s: no mask of layer %d", file.path, l); }
         memcpy(model.layer[l].mask, t->data, t->bytes);
     }
+    gpt2_to_device(&model);
 }
 
 static void compare_gates(const char* group, int l, size_t N) {
-    compare_i(in(group, "h.%d.act", l), model.layer[l].open, N * (size_t)model.config.E);
-    compare_i(in(group, "h.%d.k", l), model.layer[l].k, N);
+    compare_i(in(group, "h.%d.act", l), fetch(KEPT(l).open, N * (size_t)model.config.E), N * (size_t)model.config.E);
+    compare_i(in(group, "h.%d.k", l), fetch(KEPT(l).k, N), N);
 }
 
 static void run_eval(const char* group, const int* x, const int* y, int B, int T) {
@@ -153,39 +214,36 @@ static double aux_total(void) {
 
 static void run_step0(const int* x, const int* y, int B, int T) { // groups exp and grad: one training step taken apart
     size_t N = (size_t)B * T, NC = N * (size_t)model.config.C;
-    int C = model.config.C, E = model.config.E;
-    double ce = gpt2_forward(&model, x, y, B, T, 1), aux = aux_total(), loss = ce + model.aux;
-    float* out = (float*)alloc_zeroed(NC, sizeof(float), "a layer's output");
+    int E = model.config.E, top_any = model.config.router == TOP_ANY;
+    double ce = training_forward(x, y, B, T, 1), aux = aux_total(), loss = ce + model.aux;
     compare("exp/ce", &ce, 1);
     compare("exp/aux", &aux, 1);
     compare("exp/loss", &loss, 1);
     compare_f("exp/logits", logits_V(), N * (size_t)model.config.V, 1.0);
+    training_forward(x, y, B, T, 0);
     gpt2_zero_grad(&model);
     head_backward(&model, 1.0f);
     for (int l = model.config.L - 1; l >= 0; l--) {
-        Layer* a = &model.layer[l];
         if (model.config.moe[l]) {
             double layer_aux = aux_enabled(l);
             compare_gates("exp", l, N);
             compare(in("exp", "h.%d.aux", l), &layer_aux, 1);
-            int top_any = model.config.router == TOP_ANY;
-            compare_f(in("exp", "h.%d.s", l), a->score, N * (size_t)E, top_any ? (double)model.config.tau : 1.0);
-            if (!top_any) { compare_f(in("exp", "h.%d.w", l), a->weight, N * (size_t)E, 1.0); }
-            compare_f(in("exp", "h.%d.moe_in", l), a->ln2, NC, 1.0);
-            combine_forward(out, a->out, a->row_of, a->weight, (int)N, C, E);
-            if (model.config.S > 0) { residual_forward(out, out, a->sout, NC); }
-            compare_f(in("exp", "h.%d.moe_out", l), out, NC, 1.0);
-            compare_f(in("exp", "h.%d.dmoe_out", l), model.dres, NC, 1.0);
+            compare_f(in("exp", "h.%d.s", l), fetch(KEPT(l).score, N * (size_t)E), N * (size_t)E,
+                      top_any ? (double)model.config.tau : 1.0);
+            if (!top_any) { compare_f(in("exp", "h.%d.w", l), fetch(KEPT(l).weight, N * (size_t)E), N * (size_t)E, 1.0); }
+            compare_f(in("exp", "h.%d.moe_in", l), fetch(KEPT(l).ln2, NC), NC, 1.0);
+            compare_f(in("exp", "h.%d.moe_out", l), moe_out(l, (int)N), NC, 1.0);
+            compare_f(in("exp", "h.%d.dmoe_out", l), fetch(DEVICE->dres, NC), NC, 1.0);
         }
         feedforward_half_backward(&model, l, (int)N, 1.0f);
-        if (model.config.moe[l]) { compare_f(in("exp", "h.%d.dmoe_in", l), model.dln, NC, 1.0); }
+        if (model.config.moe[l]) { compare_f(in("exp", "h.%d.dmoe_in", l), fetch(DEVICE->dln, NC), NC, 1.0); }
         attention_half_backward(&model, l, B, T);
     }
-    embedding_backward(model.grads.wte, model.grads.wpe, model.dres, x, B, T, C);
+    last_backward();
+    const float* grads = all_grads();
     for (int i = 0; i < model.n_tensors; i++) {
-        compare_f(in("grad", "%s", model.table[i].name), model.grads_memory + model.table[i].offset, model.table[i].size, 1.0);
+        compare_f(in("grad", "%s", model.table[i].name), grads + model.table[i].offset, model.table[i].size, 1.0);
     }
-    free(out);
 }
 
 static void compare_records(int l) {
@@ -220,7 +278,7 @@ static void run_trajectory(const int* x, const int* y, int B, int T) { // groups
         }
         if (t == steps) { break; }
         if (t == begin) { gpt2_clear_records(&model); model.recording = 1; }
-        ce[t] = gpt2_forward(&model, x + (size_t)t * N, y + (size_t)t * N, B, T, 1);
+        ce[t] = training_forward(x + (size_t)t * N, y + (size_t)t * N, B, T, 0);
         aux[t] = aux_total();
         loss[t] = ce[t] + model.aux;
         gpt2_zero_grad(&model);
@@ -228,17 +286,18 @@ static void run_trajectory(const int* x, const int* y, int B, int T) { // groups
         gpt2_update(&model, t, lr, beta1, beta2, eps, wd, 1.0f);
         for (int l = 0; l < L; l++) {
             if (!model.config.moe[l]) { continue; }
-            kmean[(size_t)l * S + (size_t)t] = (double)model.layer[l].R / (double)N;
             for (int e = 0; e < E; e++) {
-                count[((size_t)l * S + (size_t)t) * (size_t)E + (size_t)e] =
-                    model.layer[l].offset[e + 1] - model.layer[l].offset[e];
+                count[((size_t)l * S + (size_t)t) * (size_t)E + (size_t)e] = rows_of(l, e);
+                kmean[(size_t)l * S + (size_t)t] += (double)rows_of(l, e) / (double)N;
             }
             if (t != end) { continue; }
+            gpt2_to_host(&model);
             compare_records(l);
             if (model.config.router == TOP_ANY) { gpt2_adapt(&model, l, removed, 0); }
         }
         if (t == end) { model.recording = 0; }
     }
+    gpt2_to_host(&model);
     compare("traj/loss", loss, S);
     compare("traj/ce", ce, S);
     compare("traj/aux", aux, S);
@@ -350,23 +409,84 @@ static void compare_text(const char* name, const float* got, int n) { // relativ
     report(name, worst, !(worst <= 1.0), "off");
 }
 
-static void run_text(const char* path) {
-    FILE* f = fopen(path, "r");
-    int S, D, E, H, one = 1;
-    if (f == NULL) { die("check the path", "%s: %s", path, strerror(errno)); }
-    if (fscanf(f, "S %d D %d E %d H %d", &S, &D, &E, &H) != 4 || S < 1 || D < 1 || E < 1 || H < 1 || S > 4096 || D > 4096 ||
-        E > MAX_EXPERTS || H > 4096) {
-        die("give a gate file or a .safetensors fixture", "%s: no line S D E H", path);
+#ifdef USE_CUDA
+template <typename X> static X* up(const X* host, size_t n) { // a copy on the device
+    X* d = (X*)device_alloc(n, sizeof(X), "a gate");
+    to_device(d, host, n * sizeof(X));
+    return d;
+}
+
+static void run_gate(int S, int D, int E, int H) {
+    size_t W1 = (size_t)E * H * D, SD = (size_t)S * D, SE = (size_t)S * E, ED = (size_t)E * D, EH = (size_t)E * H;
+    float *hx = floats("x", (int)SD), *hW = floats("W", (int)ED), *mask_f = floats("mask", E), *r = floats("r",
+                                                                                                           (int)SD), wnorm[MAX_EXPERTS];
+    float *x = up(hx, SD), *W = up(hW, ED), *G = up(floats("G", E), (size_t)E), *w1 = up(floats("w1", (int)W1), W1);
+    float *b1 = up(floats("b1", (int)EH), EH), *w2 = up(floats("w2", (int)W1), W1), *b2 = up(floats("b2", (int)ED), ED);
+    int mask[MAX_EXPERTS], whole[MAX_EXPERTS], room = S * E + E * ROW_PAD;
+    for (int e = 0; e < E; e++) { mask[e] = mask_f[e] > 0.5f; whole[e] = 1; wnorm[e] = norm_of(hW + (size_t)e * D, D); }
+    #define FLOATS(count) (float*)device_alloc((count), sizeof(float), "a gate")
+    #define INTS(count) (int*)device_alloc((count), sizeof(int), "a gate")
+    int *open = INTS(SE), *k = INTS((size_t)S), *row_of = INTS(SE), *row_token = INTS((size_t)room), *gmask = up(mask, (size_t)E);
+    int* block_count = INTS((size_t)(S / BLOCK + 1) * E);
+    float *cosine = FLOATS(SE), *weight = FLOATS(SE), *dgate = FLOATS(SE), *xnorm = FLOATS((size_t)S), *gwnorm = FLOATS((size_t)E);
+    float *y = FLOATS(SD), *as_float = (float*)alloc_zeroed(SE, sizeof(float), "a gate"), *dy = (float*)alloc_zeroed(SD, 4,
+                                                                                                                     "a gate");
+    RouteStats *stats = (RouteStats*)device_alloc(1, sizeof(RouteStats), "a gate"), host;
+    for (int fallback = 1; fallback >= 0; fallback--) {
+        gate_forward(open, k, weight, cosine, xnorm, gwnorm, x, W, G, gmask, fallback, S, D, E);
+        const int* o = fetch(open, SE);
+        for (size_t i = 0; i < SE; i++) { as_float[i] = (float)o[i]; }
+        compare_text(fallback ? "gate_eval" : "gate", as_float, (int)SE);
     }
-    for (n_arrays = 0; n_arrays < 64 && fscanf(f, "%31s %d", arrays[n_arrays].name, &arrays[n_arrays].n) == 2; n_arrays++) {
-        Array* a = &arrays[n_arrays];
-        if (a->n < 1 || a->n > 1 << 24) { die(NULL, "%s: %s of %d values", path, a->name, a->n); }
-        a->v = (double*)alloc_zeroed((size_t)a->n, sizeof(double), a->name);
-        for (int i = 0; i < a->n; i++) {
-            if (fscanf(f, "%lf", &a->v[i]) != 1) { die("the file is cut", "%s: %s ends after %d values", path, a->name, i); }
-        }
+    compare_text("cos", fetch(cosine, SE), (int)SE);
+    const int* host_k = fetch(k, (size_t)S);
+    for (int i = 0; i < S; i++) { as_float[i] = (float)host_k[i]; }
+    compare_text("k", as_float, S);
+    size_t R = (size_t)dispatch(row_of, row_token, stats, &host, block_count, open, k, cosine, S, E, room);
+    float *xr = FLOATS(R * D), *out = FLOATS(R * D), *pre = FLOATS(R * H), *act = FLOATS(R * H), *dout = FLOATS(R * D), *dpre = FLOATS(R * H);
+    gather_forward(xr, x, row_token, (int)R, D);
+    experts_forward(out, pre, act, xr, w1, b1, w2, b2, host.offset, host.count, E, D, H);
+    combine_forward(y, (float*)NULL, out, row_of, weight, S, D, E);
+    const float* hy = fetch(y, SD);
+    compare_text("y", hy, (int)SD);
+    double task = 0.0, balance = 0.0, sums[MAX_EXPERTS];
+    for (size_t i = 0; i < SD; i++) { task += 0.5 * hy[i] * hy[i] + r[i] * hy[i]; dy[i] = hy[i] + r[i]; }
+    PerExpert ce;
+    int n1 = S - host.hist[0], rows = 0;
+    token_sums(sums, weight, (double*)device_alloc((size_t)E, sizeof(double), "a gate"), S, E, 0);
+    for (int e = 0; e < E; e++) {
+        ce.of[e] = (float)host.used[e] / (float)n1;
+        balance += (double)E * sums[e] / n1 * (double)ce.of[e];
+        rows += host.count[e];
     }
-    fclose(f);
+    float diversity = diversity_loss(NULL, hW, wnorm, mask, 0, D, E), simplicity = simplicity_loss(NULL, hW, wnorm, whole, 0, D, E);
+    float loss = (float)(task + 0.3 * diversity + 0.2 * simplicity + 0.5 * balance + 0.7 * rows / ((double)S * E));
+    for (int normalised = 0; normalised < 2; normalised++) {
+        const char* kind = normalised ? "norm" : "detach";
+        char name[32];
+        float *dx = FLOATS(SD), *dW = FLOATS(ED), *dG = FLOATS((size_t)E), *dw1 = FLOATS(W1), *db1 = FLOATS(EH), *dw2 = FLOATS(W1);
+        float *db2 = FLOATS(ED), *scratch = FLOATS((size_t)(S / SLAB + 1) * (ED > EH ? ED : EH)), *rest = (float*)alloc_zeroed(ED,
+                                                                                                                               4, "a gate");
+        combine_backward(dout, dgate, up(dy, SD), out, row_of, weight, S, D, E);
+        experts_backward(dout, dpre, dw1, db1, dw2, db2, dout, xr, pre, act, w1, w2, scratch, host.offset, host.count, E, D, H);
+        gather_backward(dx, dout, row_of, S, D, E);
+        gate_gradient_kernel<<<blocks_for((size_t)S, BLOCK), BLOCK>>>(dgate, open, k, ce, 0.5f * (float)E / (float)n1,
+                                                                      0.7f / ((float)S * (float)E), normalised, S, E);
+        LAUNCHED();
+        gate_backward_add(dx, dW, dG, dgate, open, cosine, xnorm, gwnorm, x, W, G, 1.0f, scratch,
+                          (double*)device_alloc(2 * (size_t)E, sizeof(double), "a gate"), S, D, E);
+        to_host(rest, dW, ED * sizeof(float));
+        diversity_loss(rest, hW, wnorm, mask, 0.3f, D, E);
+        simplicity_loss(rest, hW, wnorm, whole, 0.2f, D, E);
+        #define C(what, got, n) snprintf(name, sizeof name, "%s_%s", what, kind); compare_text(name, got, (int)(n))
+        C("loss", &loss, 1);
+        C("dx", fetch(dx, SD), SD);     C("dW", rest, ED);              C("dG", fetch(dG, (size_t)E), E);
+        C("dw1", fetch(dw1, W1), W1);   C("db1", fetch(db1, EH), EH);   C("dw2", fetch(dw2, W1), W1);   C("db2", fetch(db2, ED),
+                                                                                                          ED);
+    }
+}
+#else
+static void run_gate(int S, int D, int E, int H) {
     int W1 = E * H * D;
     float *x = floats("x", S * D), *W = floats("W", E * D), *G = floats("G", E), *w1 = floats("w1", W1), *b1 = floats("b1", E * H);
     float *w2 = floats("w2", W1), *b2 = floats("b2", E * D), *mask_f = floats("mask", E), *r = floats("r", S * D);
@@ -415,18 +535,45 @@ static void run_text(const char* path) {
         diversity_loss(dW, W, wnorm, mask, 0.3f, D, E);
         simplicity_loss(dW, W, wnorm, whole, 0.2f, D, E);
         #define C(what, got, n) snprintf(name, sizeof name, "%s_%s", what, kind); compare_text(name, got, n)
-        C("loss", &loss, one);
+        C("loss", &loss, 1);
         C("dx", dx, S * D);     C("dW", dW, E * D);     C("dG", dG, E);
         C("dw1", dw1, W1);      C("db1", db1, E * H);   C("dw2", dw2, W1);  C("db2", db2, E * D);
         free(dx); free(dW); free(dG); free(dw1); free(db1); free(dw2); free(db2);
     }
+}
+#endif
+
+static void run_text(const char* path) {
+    FILE* f = fopen(path, "r");
+    int S, D, E, H;
+    if (f == NULL) { die("check the path", "%s: %s", path, strerror(errno)); }
+    if (fscanf(f, "S %d D %d E %d H %d", &S, &D, &E, &H) != 4 || S < 1 || D < 1 || E < 1 || H < 1 || S > 4096 || D > 4096 ||
+        E > MAX_EXPERTS || H > 4096) {
+        die("give a gate file or a .safetensors fixture", "%s: no line S D E H", path);
+    }
+    for (n_arrays = 0; n_arrays < 64 && fscanf(f, "%31s %d", arrays[n_arrays].name, &arrays[n_arrays].n) == 2; n_arrays++) {
+        Array* a = &arrays[n_arrays];
+        if (a->n < 1 || a->n > 1 << 24) { die(NULL, "%s: %s of %d values", path, a->name, a->n); }
+        a->v = (double*)alloc_zeroed((size_t)a->n, sizeof(double), a->name);
+        for (int i = 0; i < a->n; i++) {
+            if (fscanf(f, "%lf", &a->v[i]) != 1) { die("the file is cut", "%s: %s ends after %d values", path, a->name, i); }
+        }
+    }
+    fclose(f);
+    run_gate(S, D, E, H);
     printf("%s: %d arrays, %d failed\n", path, n_arrays, failures);
 }
 
 int main(int argc, char** argv) {
     int bad = 0, quiet = argc > 1 && strcmp(argv[1], "-q") == 0;
     verbose = !quiet;
+#ifdef USE_CUDA
+    char gpu[300];
+    int is_bf16;
+    gpu_start(gpu, sizeof gpu, "fp32", &is_bf16);
+#else
     threads_set(0);
+#endif
     if (argc < 2 + quiet) { die_usage("make fixture FIXTURE=FILE", "usage: fixture [-q] FILE..."); }
     for (int i = 1 + quiet; i < argc; i++) {
         size_t n = strlen(argv[i]);
