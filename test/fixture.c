@@ -418,8 +418,8 @@ template <typename X> static X* up(const X* host, size_t n) { // a copy on the d
 
 static void run_gate(int S, int D, int E, int H) {
     size_t W1 = (size_t)E * H * D, SD = (size_t)S * D, SE = (size_t)S * E, ED = (size_t)E * D, EH = (size_t)E * H;
-    float *hx = floats("x", (int)SD), *hW = floats("W", (int)ED), *mask_f = floats("mask", E), *r = floats("r",
-                                                                                                           (int)SD), wnorm[MAX_EXPERTS];
+    float *hx = floats("x", (int)SD), *hW = floats("W", (int)ED), *mask_f = floats("mask", E), *r = floats("r", (int)SD);
+    float wnorm[MAX_EXPERTS];
     float *x = up(hx, SD), *W = up(hW, ED), *G = up(floats("G", E), (size_t)E), *w1 = up(floats("w1", (int)W1), W1);
     float *b1 = up(floats("b1", (int)EH), EH), *w2 = up(floats("w2", (int)W1), W1), *b2 = up(floats("b2", (int)ED), ED);
     int mask[MAX_EXPERTS], whole[MAX_EXPERTS], room = S * E + E * ROW_PAD;
@@ -429,8 +429,8 @@ static void run_gate(int S, int D, int E, int H) {
     int *open = INTS(SE), *k = INTS((size_t)S), *row_of = INTS(SE), *row_token = INTS((size_t)room), *gmask = up(mask, (size_t)E);
     int* block_count = INTS((size_t)(S / BLOCK + 1) * E);
     float *cosine = FLOATS(SE), *weight = FLOATS(SE), *dgate = FLOATS(SE), *xnorm = FLOATS((size_t)S), *gwnorm = FLOATS((size_t)E);
-    float *y = FLOATS(SD), *as_float = (float*)alloc_zeroed(SE, sizeof(float), "a gate"), *dy = (float*)alloc_zeroed(SD, 4,
-                                                                                                                     "a gate");
+    float *y = FLOATS(SD), *as_float = (float*)alloc_zeroed(SE, sizeof(float), "a gate");
+    float* dy = (float*)alloc_zeroed(SD, sizeof(float), "a gate");
     RouteStats *stats = (RouteStats*)device_alloc(1, sizeof(RouteStats), "a gate"), host;
     for (int fallback = 1; fallback >= 0; fallback--) {
         gate_forward(open, k, weight, cosine, xnorm, gwnorm, x, W, G, gmask, fallback, S, D, E);
@@ -443,7 +443,8 @@ static void run_gate(int S, int D, int E, int H) {
     for (int i = 0; i < S; i++) { as_float[i] = (float)host_k[i]; }
     compare_text("k", as_float, S);
     size_t R = (size_t)dispatch(row_of, row_token, stats, &host, block_count, open, k, cosine, S, E, room);
-    float *xr = FLOATS(R * D), *out = FLOATS(R * D), *pre = FLOATS(R * H), *act = FLOATS(R * H), *dout = FLOATS(R * D), *dpre = FLOATS(R * H);
+    float *xr = FLOATS(R * D), *out = FLOATS(R * D), *pre = FLOATS(R * H), *act = FLOATS(R * H), *dout = FLOATS(R * D);
+    float* dpre = FLOATS(R * H);
     gather_forward(xr, x, row_token, (int)R, D);
     experts_forward(out, pre, act, xr, w1, b1, w2, b2, host.offset, host.count, E, D, H);
     combine_forward(y, (float*)NULL, out, row_of, weight, S, D, E);
@@ -465,8 +466,8 @@ static void run_gate(int S, int D, int E, int H) {
         const char* kind = normalised ? "norm" : "detach";
         char name[32];
         float *dx = FLOATS(SD), *dW = FLOATS(ED), *dG = FLOATS((size_t)E), *dw1 = FLOATS(W1), *db1 = FLOATS(EH), *dw2 = FLOATS(W1);
-        float *db2 = FLOATS(ED), *scratch = FLOATS((size_t)(S / SLAB + 1) * (ED > EH ? ED : EH)), *rest = (float*)alloc_zeroed(ED,
-                                                                                                                               4, "a gate");
+        float *db2 = FLOATS(ED), *scratch = FLOATS((size_t)(S / SLAB + 1) * (ED > EH ? ED : EH)), *rest;
+        rest = (float*)alloc_zeroed(ED, sizeof(float), "a gate");
         combine_backward(dout, dgate, up(dy, SD), out, row_of, weight, S, D, E);
         experts_backward(dout, dpre, dw1, db1, dw2, db2, dout, xr, pre, act, w1, w2, scratch, host.offset, host.count, E, D, H);
         gather_backward(dx, dout, row_of, S, D, E);
