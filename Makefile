@@ -11,6 +11,9 @@ ARGS ?=
 BLAS ?= auto
 # NATIVE=0 gives code that also runs on older machines of the same kind, and is slower
 NATIVE ?= 1
+# CUDA_ON_CPU=1 builds the CUDA programs with g++ for the CPU: no GPU, no nvcc (docs/cuda_on_cpu.md)
+CUDA_ON_CPU ?= 0
+CUDA ?= 0
 
 # gcc's OpenMP lets threads spin while they wait. Beside other work that makes training several times slower; sleeping soon
 # costs nothing measurable on a quiet machine.
@@ -20,12 +23,13 @@ export GOMP_SPINCOUNT
 # Built-in rules would make dev/x out of dev/x.sh.
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help probes all data train ablation test test-scripts test-builds test-unit test-sanitize fixture fixtures-again \
-        check-style docs-flags docs-links clean FORCE
+.PHONY: help probes all data train ablation compare plot test test-scripts test-builds test-unit test-sanitize test-fuzz \
+        test-cuda test-long mutants fixture fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+	@echo "CUDA: make train CUDA=1 on a GPU; with CUDA_ON_CPU=1 any target runs the CUDA source without one."
 	@echo "Settings: STEPS=$(STEPS) OUT=$(OUT) ARGS=\"...\" BLAS=auto|openblas|accelerate|none NATIVE=0 FIXTURE=file CC=compiler"
 	@echo "On this machine:"
 	$(PROBES)
@@ -83,7 +87,11 @@ SANITIZE = $(eval SANITIZE := $(call first_that_runs,,int main(void) { return 0;
 PYTHON = $(eval PYTHON := $(shell for p in python3 /usr/bin/python3; do $$p -c 'from importlib.util import find_spec as f; \
     exit(not (f("torch") and f("numpy") and f("matplotlib")))' 2>/dev/null && echo $$p && break; done))$(PYTHON)
 CC_VERSION = $(shell $(CC) --version 2>/dev/null | head -n 1)
-NVCC = $(shell command -v nvcc 2>/dev/null || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+NVCC = $(eval NVCC := $(shell command -v nvcc 2>/dev/null || ls /usr/local/cuda/bin/nvcc 2>/dev/null))$(NVCC)
+# for the GPU that is here, else for those of the last years: the choice is printed
+GPU = $(eval GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1))$(GPU)
+ARCH = $(if $(GPU),-arch=native,-gencode arch=compute_80$(,)code=sm_80 -gencode arch=compute_90$(,)code=sm_90)
+CLANGXX = $(eval CLANGXX := $(shell command -v clang++ 2>/dev/null))$(CLANGXX)
 
 # $(1) what, $(2) not empty: found, $(3) what was found, $(4) what is lost without it, $(5) what installs it
 probe = @printf '  %-8s %-9s %s\n' $(if $(2),found,missing) '$(1)' '$(if $(2),$(3),$(4); to install: $(5))'
@@ -93,7 +101,8 @@ $(call probe,BLAS,$(BLAS_RAN),$(BLAS_NAME),our own loops are slow,dev/setup.sh (
 $(call probe,OpenMP,$(OMP),$(OMP),one thread only,part of gcc; libomp for clang)
 $(call probe,Check,$(CHECK),for make test,no make test,dev/setup.sh (Debian: check))
 $(call probe,torch,$(PYTHON),$(PYTHON) with numpy and matplotlib,no new fixtures and no plots,dev/setup.sh --oracle)
-$(call probe,nvcc,$(NVCC),$(NVCC),no CUDA programs,the CUDA toolkit of NVIDIA)
+$(call probe,nvcc,$(NVCC),$(NVCC)$(if $(GPU),$(,) $(GPU),$(,) no GPU),CUDA_ON_CPU=1 does without,the CUDA toolkit)
+$(call probe,clang++,$(CLANGXX),for the check mode of CUDA_ON_CPU=1,no check mode,dev/setup.sh (Debian: clang))
 endef
 probes:
 	$(PROBES)
@@ -109,7 +118,7 @@ CFLAGS := $(BASE) $(USE_OMP) $(USE_BLAS)
 LIBS := $(filter-out -I% -D%,$(BLAS_LIBS)) -lm
 COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
 
-TOOLS := dev/specialisation dev/logits
+TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms
 SCRIPTS := $(wildcard test/test_*.sh)
 TESTS := $(patsubst %.c,%,$(wildcard test/test_*.c))
 SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
@@ -121,16 +130,52 @@ SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
 .commit.tmp: FORCE
 	@echo $(COMMIT) > $@.new.tmp; cmp -s $@.new.tmp $@ || cp $@.new.tmp $@; rm $@.new.tmp
 
-all: train_gpt2_dynmoe data/languages $(TOOLS) ## build the programs
+all: train_gpt2_dynmoe data/languages data/tokenize $(TOOLS) ## build the programs
 	@echo "built $^: make train shows what they do"
 
 train_gpt2_dynmoe: train_gpt2_dynmoe.c .flags.tmp .commit.tmp
 	$(CC) $(CFLAGS) -DCOMMIT='"$(COMMIT)"' $< -o $@ $(LIBS)
 	@echo "built $@ with $(BLAS_NAME), $(if $(OMP),OpenMP,no OpenMP): ./$@ --help"
 
-data/languages: data/languages.c .flags.tmp
+data/languages data/tokenize: %: %.c .flags.tmp
 	$(CC) $(CFLAGS) $< -o $@ -lm
 	@echo "built $@: ./$@ --help"
+
+# ---- CUDA: with nvcc, or on the CPU with g++ ---------------------------------------------------------------------------
+
+CUDACPU := dev/cuda_on_cpu/cudacpu-cc
+CUDACPU_FILES := $(wildcard dev/cuda_on_cpu/*.c dev/cuda_on_cpu/*.cpp dev/cuda_on_cpu/*.h dev/cuda_on_cpu/include/*) $(CUDACPU)
+ifeq ($(CUDA_ON_CPU),1)
+  CUDA_CC := $(CUDACPU) -O2 -DCOMMIT='"$(COMMIT)"'
+  CUDA_LIBS :=
+  CUDA_HOW := for the CPU (CUDA_ON_CPU=1)
+else
+  CUDA_CC = $(NVCC) -O3 -std=c++17 $(ARCH) -DCOMMIT='"$(COMMIT)"' -diag-suppress 20012,177,549
+  CUDA_LIBS := -lcublas -lcublasLt
+  CUDA_HOW = with nvcc, $(ARCH)$(if $(GPU),$(,) for $(GPU))
+endif
+# what the tests add: the C program beside the CUDA program
+BLAS_FLAGS := $(if $(BLAS_RAN),-DUSE_BLAS $(filter -I% -D%,$(BLAS_LIBS)))
+CUDA_TEST_FLAGS = -I. $(BLAS_FLAGS) $(if $(filter 1,$(CUDA_ON_CPU)),$(OMP),$(if $(OMP),-Xcompiler $(OMP)))
+CUDA_TEST_LIBS = $(if $(filter 1,$(CUDA_ON_CPU)),$(LIBS),$(patsubst -Wl$(,)%,-Xlinker %,$(LIBS)))
+need_nvcc = $(if $(filter 1,$(CUDA_ON_CPU)),,$(if $(NVCC),,@echo "no nvcc, which CUDA programs need"; \
+    echo "---> HINT: install NVIDIA's CUDA toolkit, or use CUDA_ON_CPU=1"; exit 1))
+
+.cuda.tmp: FORCE
+	@printf '%s\n' '$(CUDA_ON_CPU)' > $@.new.tmp; cmp -s $@.new.tmp $@ || cp $@.new.tmp $@; rm $@.new.tmp
+
+train_gpt2_dynmoe_cu: train_gpt2_dynmoe.cu .cuda.tmp .commit.tmp $(CUDACPU_FILES)
+	$(need_nvcc)
+	$(CUDA_CC) -o $@ $< $(CUDA_LIBS)
+	@echo "built $@ $(CUDA_HOW): ./$@ --help"
+test/fixture_cuda: test/fixture_cuda.cu test/fixture.c train_gpt2_dynmoe.cu .cuda.tmp $(CUDACPU_FILES)
+	$(need_nvcc)
+	$(CUDA_CC) $(CUDA_TEST_FLAGS) -o $@ $< $(CUDA_LIBS) $(CUDA_TEST_LIBS)
+test/test_cuda: test/test_gpt2_dynmoe.cu train_gpt2_dynmoe.cu train_gpt2_dynmoe.c .cuda.tmp $(CUDACPU_FILES)
+	$(need_nvcc)
+	$(CUDA_CC) $(CUDA_TEST_FLAGS) -o $@ $< $(CUDA_LIBS) $(CUDA_TEST_LIBS) $(filter -l%,$(CHECK)) -lpthread
+test/test_cuda_check: test/test_gpt2_dynmoe.cu train_gpt2_dynmoe.cu train_gpt2_dynmoe.c $(CUDACPU_FILES)
+	$(CUDACPU) --check $(CUDA_TEST_FLAGS) -o $@ $< $(LIBS) $(filter -l%,$(CHECK)) -lpthread
 
 # What follows includes the program. Functions that only main calls are then unused.
 TEST_FLAGS := -I. -Wno-unused-function
@@ -159,17 +204,27 @@ DATA := --data data/languages_train.txt --val data/languages_val.txt
 data: data/languages_train.txt data/languages_val.txt ## generate the text of six little languages
 	@echo "made data/languages_train.txt and data/languages_val.txt: ./train_gpt2_dynmoe $(DATA)"
 
-train: train_gpt2_dynmoe dev/specialisation data ## train the default model, then show which expert serves which language
+# which program trains: the C one, or with CUDA=1 or CUDA_ON_CPU=1 the CUDA one
+PROGRAM := train_gpt2_dynmoe$(if $(filter 1,$(CUDA) $(CUDA_ON_CPU)),_cu)
+
+train: $(PROGRAM) dev/specialisation dev/alarms data ## train the default model, then show which expert serves which language
 	@mkdir -p $(OUT)/untrained
-	./train_gpt2_dynmoe $(DATA) --out $(OUT) --steps $(STEPS) --dump-routing $(OUT)/routing.safetensors $(ARGS)
+	./$(PROGRAM) $(DATA) --out $(OUT) --steps $(STEPS) --dump-routing $(OUT)/routing.safetensors $(ARGS)
 	@echo "the same gate before any training, to compare with (its output: $(OUT)/untrained/output.txt)"
-	@./train_gpt2_dynmoe $(DATA) $(ARGS) --out $(OUT)/untrained --steps 0 --dump-routing $(OUT)/untrained.safetensors \
+	@./$(PROGRAM) $(DATA) $(ARGS) --out $(OUT)/untrained --steps 0 --dump-routing $(OUT)/untrained.safetensors \
 	    > $(OUT)/untrained/output.txt 2>&1 || { cat $(OUT)/untrained/output.txt; exit 1; }
 	dev/specialisation data/languages_val.truth $(OUT)/routing.safetensors $(OUT)/untrained.safetensors
+	@dev/alarms $(OUT)/log.jsonl
 	@echo "trained $(STEPS) steps: the model, its log and its routing are in $(OUT)/"
 
 ablation: train_gpt2_dynmoe data ## train variants of the model beside each other (hours; dev/ablation.sh says which)
 	dev/ablation.sh $(ARGS)
+
+compare: all data ## top-any beside dense, top-1, 2, 4 and top-p from the same seeds (dev/compare.sh; 40 minutes)
+	dev/compare.sh
+
+plot: ## draw the runs in OUT (several with OUT="out out2"): loss, experts, load, k, languages (needs dev/setup.sh --oracle)
+	$(or $(PYTHON),python3) dev/plot.py $(OUT)
 
 # ---- tests: `make test` runs all, each part has its own target --------------------------------------------------------
 
@@ -180,10 +235,11 @@ CXX = $(firstword $(call which,g++ clang++))
 # the last two lines of what a program says, or all of it if it fails
 shortly = said=$$($(1) 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail -n 2
 
-test: check-style test-scripts test-builds fixture test-unit test-sanitize ## run all tests
+test: check-style test-scripts test-builds fixture test-unit test-sanitize test-fuzz ## run all tests (a sample of the long ones)
+	$(MAKE) test-cuda CUDA_ON_CPU=1
 	@echo "Passed: style guards, $(words $(SCRIPTS)) scripts, builds with $(COMPILERS)$(if $(CXX), and $(CXX) as C++11)," \
 	    "without BLAS, without OpenMP; $(words $(FIXTURES)) fixtures; $(words $(TESTS)) test programs, at -O3 and" \
-	    "at -O0$(if $(SANITIZE), with sanitizers)."
+	    "at -O0$(if $(SANITIZE), with sanitizers); fuzzed readers; the CUDA source on the CPU."
 
 test-scripts: all ## run the shell tests: the command line, and that the guards of the style catch what they should
 	@set -e; for t in $(SCRIPTS); do echo "--- $$t"; sh $$t; done
@@ -209,6 +265,34 @@ test-unit: all $(TESTS) ## run the test programs
 test-sanitize: all $(TESTS:=_sanitize) ## the same at -O0 with AddressSanitizer and UBSan, where the compiler has them
 	@set -e; for t in $(TESTS:=_sanitize); do echo "--- $$t"; ASAN_OPTIONS=detect_leaks=0 CK_TIMEOUT_MULTIPLIER=20 $$t; done
 
+FUZZ := 20000 # inputs
+test-fuzz: test/fuzz ## broken files of every kind, FUZZ=20000 of them, with the sanitizers
+	ASAN_OPTIONS=detect_leaks=0 test/fuzz 1 $(FUZZ)
+test/fuzz: test/fuzz.c $(SOURCES) .flags.tmp
+	$(CC) $(subst -O3,-O1,$(CFLAGS)) $(TEST_FLAGS) $(SANITIZE) -fno-sanitize-recover=all $< -o $@ $(LIBS)
+
+test-cuda: test/test_cuda test/fixture_cuda ## the CUDA program against the C program: kernels, steps, checkpoints, fixtures
+	test/test_cuda
+	@for f in $(FIXTURES); do $(call shortly,test/fixture_cuda $$f); done
+	@echo "the CUDA program agrees with the C program, and with $(words $(FIXTURES)) fixtures"
+fixture-cuda: test/fixture_cuda ## fixtures through the CUDA program: all, or FIXTURE=file
+	$(if $(FIXTURE),test/fixture_cuda $(FIXTURE),@for f in $(FIXTURES); do $(call shortly,test/fixture_cuda $$f); done)
+
+# Bits must not depend on the order in which threads and blocks run, and no access may race or go astray.
+test-long: ## the CUDA source on the CPU in four orders and with its accesses checked; the emulation's own tests (minutes)
+	$(MAKE) CUDA_ON_CPU=1 test/test_cuda
+	CUDACPU_ORDER=forward test/test_cuda
+	CUDACPU_ORDER=reverse test/test_cuda
+	CUDACPU_ORDER=random CUDACPU_SEED=1 test/test_cuda
+	CUDACPU_ORDER=random CUDACPU_SEED=2 test/test_cuda
+	$(MAKE) CUDA_ON_CPU=1 test/test_cuda_check
+	test/test_cuda_check
+	dev/cuda_on_cpu/test/run.sh
+	$(if $(NVCC),$(MAKE) CUDA_ON_CPU=0 train_gpt2_dynmoe_cu,@echo "not compiled with nvcc, which is not here")
+
+mutants: ## one-line bugs, test/wrong/*.sed: each must make a test or a fixture fail (minutes)
+	dev/mutants.sh
+
 # ---- upkeep -----------------------------------------------------------------------------------------------------------
 
 check-style: train_gpt2_dynmoe ## check what the programs and the docs promise (seconds)
@@ -225,6 +309,8 @@ fixtures-again: ## compute the fixtures again (needs dev/setup.sh --oracle)
 	@echo "made test/fixtures: make fixture compares the program with them"
 
 clean: ## remove what was built and generated, but no training results
-	rm -f train_gpt2_dynmoe data/languages $(TOOLS) test/fixture test/fixture_no_blas test/fixture_no_openmp
+	rm -f train_gpt2_dynmoe train_gpt2_dynmoe_cu data/languages data/tokenize $(TOOLS) test/fixture test/fixture_no_blas \
+	    test/fixture_no_openmp test/fixture_cuda test/test_cuda test/test_cuda_check test/fuzz .cuda.tmp
+	rm -rf cudacpu.tmp test/cudacpu.tmp
 	rm -f $(TESTS) $(TESTS:=_sanitize) .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt data/languages_val.truth
 	@echo "removed what was built; training results in $(OUT)/ are still there"
