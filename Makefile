@@ -287,6 +287,8 @@ test-long: ## the CUDA source on the CPU in four orders and with its accesses ch
 	CUDACPU_ORDER=random CUDACPU_SEED=2 test/test_cuda
 	$(MAKE) CUDA_ON_CPU=1 test/test_cuda_check
 	test/test_cuda_check
+	$(MAKE) CUDA_ON_CPU=1 all data train_gpt2_dynmoe_cu
+	sh test/train_both.sh
 	dev/cuda_on_cpu/test/run.sh
 	$(if $(NVCC),$(MAKE) CUDA_ON_CPU=0 train_gpt2_dynmoe_cu,@echo "not compiled with nvcc, which is not here")
 
