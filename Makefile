@@ -265,11 +265,15 @@ test-unit: all $(TESTS) ## run the test programs
 test-sanitize: all $(TESTS:=_sanitize) ## the same at -O0 with AddressSanitizer and UBSan, where the compiler has them
 	@set -e; for t in $(TESTS:=_sanitize); do echo "--- $$t"; ASAN_OPTIONS=detect_leaks=0 CK_TIMEOUT_MULTIPLIER=20 $$t; done
 
-FUZZ := 20000 # inputs
-test-fuzz: test/fuzz ## broken files of every kind, FUZZ=20000 of them, with the sanitizers
-	ASAN_OPTIONS=detect_leaks=0 test/fuzz 1 $(FUZZ)
+# inputs
+FUZZ ?= 20000
+test-fuzz: test/fuzz test/fuzz_tokenize ## broken files of every kind, FUZZ=20000 of them for each program, with the sanitizers
+	test/fuzz 1 $(FUZZ)
+	test/fuzz_tokenize 1 $(FUZZ)
 test/fuzz: test/fuzz.c $(SOURCES) .flags.tmp
 	$(CC) $(subst -O3,-O1,$(CFLAGS)) $(TEST_FLAGS) $(SANITIZE) -fno-sanitize-recover=all $< -o $@ $(LIBS)
+test/fuzz_tokenize: test/fuzz.c $(SOURCES) .flags.tmp
+	$(CC) $(subst -O3,-O1,$(CFLAGS)) -DTOKENIZE $(TEST_FLAGS) $(SANITIZE) -fno-sanitize-recover=all $< -o $@ $(LIBS)
 
 test-cuda: test/test_cuda test/fixture_cuda ## the CUDA program against the C program: kernels, steps, checkpoints, fixtures
 	test/test_cuda
@@ -312,7 +316,8 @@ fixtures-again: ## compute the fixtures again (needs dev/setup.sh --oracle)
 
 clean: ## remove what was built and generated, but no training results
 	rm -f train_gpt2_dynmoe train_gpt2_dynmoe_cu data/languages data/tokenize $(TOOLS) test/fixture test/fixture_no_blas \
-	    test/fixture_no_openmp test/fixture_cuda test/test_cuda test/test_cuda_check test/fuzz .cuda.tmp
+	    test/fixture_no_openmp test/fixture_cuda test/test_cuda test/test_cuda_check test/fuzz \
+	    test/fuzz_tokenize .cuda.tmp
 	rm -rf cudacpu.tmp test/cudacpu.tmp
 	rm -f $(TESTS) $(TESTS:=_sanitize) .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt data/languages_val.truth
 	@echo "removed what was built; training results in $(OUT)/ are still there"

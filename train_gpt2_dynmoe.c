@@ -19,7 +19,6 @@ All matrices are row-major; a linear layer is y = x W^T + b with W stored (out, 
 Gradients of parameters are added to what is there; gradients of activations are overwritten unless the name says add.
 
 Same seed, same machine, same number of threads: the same bits. Another BLAS, CPU or thread count changes rounding.
-
 Caveats: the CPU only (train_gpt2_dynmoe.cu is for GPUs); attention keeps its (T, T) matrices; no dropout; text
 is read as bytes. The gate's straight-through gradient is a heuristic, not the gradient of the loss: see gate_backward.
 */
@@ -37,6 +36,7 @@ is read as bytes. The gate's straight-through gradient is a heuristic, not the g
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -66,11 +66,13 @@ is read as bytes. The gate's straight-through gradient is a heuristic, not the g
 // one clear line, what to do about it, the end: exit code 2 for a wrong command line, 1 for the rest
 __attribute__((noreturn, format(printf, 3, 4))) void stop(int code, const char* hint, const char* fmt, ...) {
     va_list args;
-    fflush(stdout);
-    fprintf(stderr, "error: ");
+    char line[2048]; // names and values may come from a damaged file: no control characters to the terminal
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
-    fprintf(stderr, "\n---> HINT: %s\n", hint != NULL ? hint : "--help lists all flags");
+    vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    for (char* p = line; *p; p++) { if ((unsigned char)*p < 32 || *p == 127) { *p = '?'; } }
+    fflush(stdout);
+    fprintf(stderr, "error: %s\n---> HINT: %s\n", line, hint != NULL ? hint : "--help lists all flags");
     exit(code);
 }
 #define die(...) stop(1, __VA_ARGS__)
@@ -953,8 +955,7 @@ void add_tensor(GPT2* model, float** param, float** grad, int layer, const char*
     t->shape[0] = (size_t)a; t->shape[1] = (size_t)b; t->shape[2] = (size_t)c;
     t->size = (size_t)a * (b > 0 ? (size_t)b : 1) * (c > 0 ? (size_t)c : 1);
     t->first = first; t->decay = decay; t->layer = layer;
-    t->moe = strncmp(name, "moe.", 4) == 0;
-    t->slots = t->moe ? model->config.E : 1;
+    t->moe = strncmp(name, "moe.", 4) == 0; t->slots = t->moe ? model->config.E : 1;
     t->offset = model->n_params;
     model->n_params += t->size;
     *param = model->params_memory != NULL ? model->params_memory + t->offset : NULL;
@@ -983,7 +984,8 @@ size_t activations_layout(GPT2* model, size_t B, size_t T, int training) {
     // points every activation of fixed size into act_memory; returns how many floats that takes (called first without memory)
     size_t n = 0, N = B * T, C = (size_t)model->config.C, E = (size_t)model->config.E;
     size_t NH = (size_t)model->config.NH, Vp = (size_t)model->config.Vp, S = (size_t)model->config.S, H = (size_t)model->config.H;
-    #define X(type, field, count) a->field = (type*)(model->act_memory != NULL ? model->act_memory + n : NULL); n += (count);
+    #define X(type, field, count) a->field = (type*)(model->act_memory != NULL ? model->act_memory + n : NULL); n += (count); \
+        require(n <= SIZE_MAX / 8, "lower --batch, --context or --layers", "more activations than this machine can address");
     for (int l = 0; l < model->config.L; l++) {
         Layer* a = &model->layer[l];
         LAYER_MEMORY(X)
@@ -1024,7 +1026,7 @@ void gpt2_build(GPT2* model, Config config, int B, int T, int training) {
 }
 
 float* reserve(float** memory, size_t* size, size_t n, const char* what) { // room for n floats; contents are not kept
-    if (n > *size) {
+    if (n > *size || *memory == NULL) {
         free(*memory);
         *size = n + n / 8 + 64; // a little more, so that it grows rarely
         *memory = (float*)alloc_zeroed(*size, sizeof(float), what);
@@ -1041,9 +1043,8 @@ void rows_reserve(Layer* a, int R, int C, int H) { // points xr (R, C), out (R, 
 
 void gpt2_free(GPT2* model) {
     for (int l = 0; l < model->config.L; l++) { free(model->layer[l].rows); free(model->layer[l].record_sum); }
-    free(model->params_memory); free(model->grads_memory); free(model->m_memory); free(model->v_memory);
-    free(model->act_memory); free(model->drow);
-    memset(model, 0, sizeof *model);
+    free(model->params_memory); free(model->grads_memory); free(model->m_memory); free(model->v_memory); free(model->act_memory);
+    free(model->drow); memset(model, 0, sizeof *model);
 }
 
 void orthogonal_rows(float* W, int E, int C, uint64_t* rng) {
@@ -1532,7 +1533,7 @@ const char* safetensors_meta(const SafeFile* f, const char* key) { // NULL if it
 
 unsigned char* map_file(const char* path, size_t* size) { // the bytes of a file, mapped read-only
     struct stat st;
-    int fd = open(path, O_RDONLY);
+    int fd = open(path, O_RDONLY | O_NONBLOCK); // a pipe without a writer must not hang
     require(fd >= 0 && fstat(fd, &st) == 0, "check the path", "%s: %s", path, strerror(errno));
     require(S_ISREG(st.st_mode), "give another file", "%s: not a regular file", path);
     require(st.st_size > 0, "give another file", "%s: the file is empty", path);
@@ -1865,10 +1866,20 @@ const char* meta_text(const SafeFile* f, const char* key) {
 
 int meta_int(const SafeFile* f, const char* key, int low, int high) {
     char* end;
-    long x = strtol(meta_text(f, key), &end, 10);
-    require(*end == '\0' && x >= low && x <= high, "the file is damaged", "%s: metadata %s is %s, expected %d to %d", f->path, key,
-            meta_text(f, key), low, high);
+    const char* value = meta_text(f, key);
+    long x = strtol(value, &end, 10);
+    require(end != value && *end == '\0' && x >= low && x <= high, "the file is damaged",
+            "%s: metadata %s is %s, expected %d to %d", f->path, key, value, low, high);
     return (int)x;
+}
+
+float meta_float(const SafeFile* f, const char* key, double low, double high) {
+    char* end;
+    const char* value = meta_text(f, key);
+    double x = strtod(value, &end);
+    require(end != value && *end == '\0' && x >= low && x <= high, "the file is damaged",
+            "%s: metadata %s is %s, expected %g to %g", f->path, key, value, low, high);
+    return (float)x;
 }
 
 int meta_int_or(const SafeFile* f, const char* key, int low, int high, int absent) {
@@ -1928,8 +1939,8 @@ Config config_make(const Settings* s, int V, const SafeFile* f) {
     c.H = m ? meta_int_or(m, "H", 1, 262144, 4 * c.C) : s->expert_width > 0 ? s->expert_width : 4 * c.C;
     c.S = m ? meta_int_or(m, "shared", 0, 64, 0) : s->shared_experts;
     c.topk = m ? meta_int_or(m, "topk", 1, MAX_EXPERTS, 1) : s->topk;
-    c.tau = m ? strtof(meta_text(m, "scale"), NULL) : s->gate_scale;
-    c.topp = m && safetensors_meta(m, "topp") ? strtof(meta_text(m, "topp"), NULL) : s->topp;
+    c.tau = m ? meta_float(m, "scale", 9.9e-7, 1.01e6) : s->gate_scale;
+    c.topp = m && safetensors_meta(m, "topp") ? meta_float(m, "topp", 0, 1) : s->topp;
     c.router = choice("--router", router, router_names, 4);
     c.normalised = choice("--kgrad", s->kgrad, kgrads, 2);
     c.train_fallback = s->train_fallback;
@@ -2024,6 +2035,17 @@ void check_masks(const GPT2* model, const SafeFile* f) {
     }
 }
 
+void check_finite(const SafeFile* f, const SafeTensor* t) { // a NaN or Inf would spread through the model
+    int wide = strcmp(t->dtype, "F64") == 0;
+    for (size_t i = 0; (wide || strcmp(t->dtype, "F32") == 0) && i < t->bytes / (wide ? 8 : 4); i++) {
+        double d = 0.0;
+        float x = 0.0f;
+        if (wide) { memcpy(&d, t->data + 8 * i, 8); } else { memcpy(&x, t->data + 4 * i, 4); }
+        require(isfinite(wide ? d : x), "take an older checkpoint, or start again with a lower --lr",
+                "%s: tensor %s is NaN or Inf at place %zu", f->path, t->name, i);
+    }
+}
+
 void checkpoint_load(GPT2* model, const SafeFile* f, Progress* p) {
     // all that an exact continuation needs
     SafeTensor* t =
@@ -2035,6 +2057,7 @@ void checkpoint_load(GPT2* model, const SafeFile* f, Progress* p) {
         require(strcmp(found->dtype, t[i].dtype) == 0 && found->ndim == t[i].ndim &&
                 memcmp(found->shape, t[i].shape, (size_t)t[i].ndim * sizeof(size_t)) == 0, "the file does not fit its own metadata",
                 "%s: tensor %s has another dtype or shape than the model", f->path, t[i].name);
+        check_finite(f, found);
         memcpy((void*)(uintptr_t)t[i].data, found->data, t[i].bytes);
     }
     check_masks(model, f);
@@ -2043,7 +2066,7 @@ void checkpoint_load(GPT2* model, const SafeFile* f, Progress* p) {
     p->step = meta_int(f, "step", 0, 2000000000);
     p->rng_data = strtoull(meta_text(f, "rng_data"), NULL, 10);
     p->rng_sample = strtoull(meta_text(f, "rng_sample"), NULL, 10);
-    p->best_val = strtof(meta_text(f, "best_val"), NULL);
+    p->best_val = meta_float(f, "best_val", 0, INFINITY);
     require(p->rng_data != 0 && p->rng_sample != 0, "the file is damaged", "%s: a random state is 0 or missing", f->path);
 }
 
@@ -2077,22 +2100,23 @@ void weights_load(GPT2* model, const SafeFile* f, int start_experts, float thres
         const Tensor* t = &model->table[i];
         const char* moe = strstr(t->name, "moe.");
         float* p = model->params_memory + t->offset;
-        int transposed, copies = 1;
+        int transposed, copies = 1, one = 0; // one: the file has the slice of one expert
         const SafeTensor* found = weights_find(f, t->name, &transposed);
         if (found == NULL && moe != NULL) {
             snprintf(name, sizeof name, "h.%d.%s", t->layer, moe + 4);
             found = weights_find(f, name, &transposed);
             copies = t->slots;
+            one = 1;
             if (strncmp(moe, "moe.gate", 8) == 0) { tensor_init(model, t, 0, threshold, rng); continue; }
         }
         require(found, "give a model of these layers, or another --moe-layers", "%s: no tensor %s", f->path, t->name);
-        int one = copies == t->slots && moe != NULL && found->ndim == t->ndim - 1; // the file has one expert's slice
         size_t a = t->shape[one], b = one + 1 < t->ndim ? t->shape[one + 1] : 1, want[3] = {a, b, t->shape[2]};
         if (transposed) { want[0] = b; want[1] = a; }
         if (strcmp(t->name, "wte") == 0 && published_prefix(f) != NULL) { want[0] = a = (size_t)c->V; } // rows V.. stay zero
         require(strcmp(found->dtype, "F32") == 0 && found->ndim == t->ndim - one &&
                 memcmp(found->shape, want, (size_t)found->ndim * sizeof(size_t)) == 0, "give float32 weights that fit the model",
                 "%s: tensor %s has another dtype or shape than the model", f->path, found->name);
+        check_finite(f, found);
         for (size_t e = 0; e < (size_t)copies; e++) {
             if (!transposed) { memcpy(p + e * (found->bytes / 4), found->data, found->bytes); continue; }
             for (size_t j = 0; j < a * b; j++) { memcpy(p + e * a * b + j, found->data + 4 * (j % b * a + j / b), 4); }
@@ -2112,14 +2136,14 @@ void weights_load(GPT2* model, const SafeFile* f, int start_experts, float thres
 // ----------------------------------------------------------------------------------------------------------------------
 // Data: text as bytes (V = 256), or llm.c's token shards (.bin: 256 int32 of header, then uint16 tokens; V = 50257)
 
-typedef struct { const unsigned char* bytes; size_t n; } Shard;         // n tokens
+typedef struct { const unsigned char* bytes; size_t n, before; const char* path; } Shard; // n tokens, the first of PATH left out
 typedef struct { Shard* shard; int n, width; const char* path; } Data;  // width: bytes per token, 1 or 2
 
 int is_bin(const char* path) { size_t n = strlen(path); return n > 4 && strcmp(path + n - 4, ".bin") == 0; }
 
 void data_add(Data* d, const char* path) { // maps one file, checks its header
     size_t size;
-    Shard s = {map_file(path, &size), 0};
+    Shard s = {map_file(path, &size), 0, 0, strdup(path)};
     s.n = size;
     if (is_bin(path)) {
         int32_t header[3] = {0, 0, 0};
@@ -2160,6 +2184,8 @@ Data data_split(Data* train) { // takes the last 10 percent of the last file awa
     val.shard[0].n = last->n / 10;
     last->n -= val.shard[0].n;
     val.shard[0].bytes = last->bytes + last->n * (size_t)train->width;
+    val.shard[0].before = last->n;
+    val.shard[0].path = last->path;
     return val;
 }
 
@@ -2180,8 +2206,8 @@ void data_read(const Data* d, size_t place, int stride, int* x, int* y, int T, i
     for (int t = 0; t <= T; t++) {
         size_t i = place * (size_t)stride + (size_t)t;
         int token = d->width == 1 ? s->bytes[i] : s->bytes[2 * i] | s->bytes[2 * i + 1] << 8;
-        require(token < V, "give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d", d->path, token, i,
-                V);
+        require(token < V, "give data of the model's vocabulary", "%s: token %d at %zu, the vocabulary has %d",
+                s->path ? s->path : d->path, token, s->before + i, V);
         if (t < T) { x[t] = token; }
         if (t > 0) { y[t - 1] = token; }
     }
@@ -2307,14 +2333,20 @@ FILE* log_open(const char* folder, int append) {
     require(mkdir(folder, 0777) == 0 || errno == EEXIST, "choose another --out", "%s: cannot make the folder: %s", folder,
             strerror(errno));
     snprintf(path, sizeof path, "%s/log.jsonl", folder);
-    FILE* f = fopen(path, append ? "a" : "w");
+    FILE* f = fopen(path, "a+");
     require(f, "choose another --out", "%s: %s", path, strerror(errno));
+    require(flock(fileno(f), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK, "wait for its end, or choose another --out",
+            "%s: another run is writing to this folder", path);
+    long end = append && fseek(f, 0, SEEK_END) == 0 ? ftell(f) : 0; // append: cut off half a record, which a kill left behind
+    while (end > 0 && fseek(f, end - 1, SEEK_SET) == 0 && fgetc(f) != '\n') { end--; }
+    if (ftruncate(fileno(f), end) != 0 || fseek(f, 0, SEEK_END) != 0) { clearerr(f); } // a device, for example
     return f;
 }
 
 void log_end(FILE* log) { // closes one record; a full disk is said at once
     fprintf(log, "}\n");
-    require(fflush(log) == 0, "free some space, then --resume the last checkpoint", "log.jsonl: %s", strerror(errno));
+    require(fflush(log) == 0 && !ferror(log), "free some space, then --resume the last checkpoint", "log.jsonl: %s",
+            strerror(errno));
 }
 
 void log_list(FILE* log, const char* name, int n, const double* d, double over, const float* f) { // d / over, or f
@@ -2398,7 +2430,9 @@ float evaluate(GPT2* model, const Data* data, size_t max_tokens, int B, int T, R
     for (size_t w = 0; w < windows; w += (size_t)B) {
         int b = windows - w < (size_t)B ? (int)(windows - w) : B;
         for (int i = 0; i < b; i++) { data_read(data, w + (size_t)i, T, x + (size_t)i * T, y + (size_t)i * T, T, model->config.V); }
-        sum += (double)gpt2_forward(model, x, y, b, T, 0) * b * T;
+        float loss = gpt2_forward(model, x, y, b, T, 0);
+        if (!isfinite(loss)) { gpt2_stop_not_finite(model); }
+        sum += (double)loss * b * T;
         routing_add(r, model);
         if (n > 0) { dump_batch(&dump, model, w * T); }
     }
@@ -2442,10 +2476,10 @@ void generate(GPT2* model, const Settings* s, int* tokens, int n, int total, uin
 void print_tokens(const int* tokens, int n, int V, const Vocabulary* v) {
     // bytes as text (control characters as ?), BPE tokens as text by the vocabulary v, or without one (v->n = 0) as numbers
     for (int i = 0; i < n; i++) {
-        const char *text = V == 256 ? NULL : v->bytes + v->at[tokens[i] < v->n ? tokens[i] : 0], byte = (char)tokens[i];
+        const char byte = (char)tokens[i], *p = V == 256 ? &byte : tokens[i] < v->n ? v->bytes + v->at[tokens[i]] : NULL;
         size_t length = V == 256 ? 1 : tokens[i] < v->n ? v->at[tokens[i] + 1] - v->at[tokens[i]] : 0;
         if (length == 0) { printf("%d ", tokens[i]); }
-        for (const char* p = V == 256 ? &byte : text; length > 0; p++, length--) {
+        for (; length > 0; p++, length--) {
             putchar(*p == '\n' || *p == '\t' || ((unsigned char)*p >= 32 && *p != 127) ? *p : '?');
         }
     }
@@ -2472,6 +2506,7 @@ void continue_text(GPT2* model, const Settings* s, const char* prompt, uint64_t*
     generate(model, s, tokens, n, total, rng);
     print_tokens(tokens, total, model->config.V, &v);
     if (v.n > 0) { free(v.bytes); free(v.at); }
+    free(file.shard);
     if (log != NULL) {
         fprintf(log, "{\"type\":\"sample\",\"step\":%d,\"temperature\":%g,\"tokens\":[", s->steps, (double)s->temperature);
         for (int i = n; i < total; i++) { fprintf(log, "%s%d", i > n ? "," : "", tokens[i]); }
@@ -2523,7 +2558,8 @@ double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p,
     }
     gpt2_zero_grad(model);
     for (int m = 0; m < s->accum; m++) {
-        if (!s->overfit || p->step + m == 0) { data_batch(data, &p->rng_data, x, y, s->batch, s->context, model->config.V); }
+        uint64_t first = random_stream((uint64_t)s->seed, 1); // --overfit: always the first batch, in a resumed run too
+        data_batch(data, s->overfit ? &first : &p->rng_data, x, y, s->batch, s->context, model->config.V);
         loss += gpt2_forward(model, x, y, s->batch, s->context, 1) / s->accum;
         if (!isfinite(loss)) { gpt2_stop_not_finite(model); }
         gpt2_backward(model, 1.0f / (float)s->accum);
@@ -2539,6 +2575,7 @@ double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p,
 }
 
 void validate(GPT2* model, const Settings* s, const Data* val, Progress* p, Routing* r, FILE* log, int show_map) {
+    model->step = p->step;
     float loss = evaluate(model, val, (size_t)s->val_tokens, s->batch, s->context, r, "");
     if (loss < p->best_val) { p->best_val = loss; }
     printf("step %d: validation loss %.4f nats, %.4f bits per %s\n", p->step, loss, loss / log1p(1.0),
@@ -2588,6 +2625,7 @@ void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Pr
     char path[1024];
     double loss = 0.0, start = seconds_now(), from;
     float norm = 0.0f;
+    int first = p->step;
     snprintf(path, sizeof path, "%s/model.safetensors", s->out);
     if (p->step == 0) { validate(model, s, val, p, r + L, log, terminal || s->steps == 0); }
     from = seconds_now();
@@ -2622,7 +2660,7 @@ void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Pr
     }
     fprintf(log, "{\"type\":\"end\",\"step\":%d,\"seconds\":%.2f,\"best\":%.6f", p->step, seconds_now() - start, p->best_val);
     log_end(log);
-    if (s->steps > 0) { printf("%s: saved after %d steps, %.1f seconds\n", path, p->step, seconds_now() - start); }
+    if (p->step > first) { printf("%s: saved after %d steps, %.1f seconds\n", path, p->step, seconds_now() - start); }
     free(x); free(r);
 }
 
@@ -2646,9 +2684,14 @@ double memory_available(void) { // bytes that this process may still take; 0: th
     FILE* f = fopen("/proc/meminfo", "r");
     while (f != NULL && fgets(line, sizeof line, f) != NULL) { sscanf(line, "MemAvailable: %lf kB", &kilobytes); }
     if (f != NULL) { fclose(f); }
-    double bytes = 1024.0 * kilobytes;
+    double bytes = 1024.0 * kilobytes, pages = 0.0;
+    f = fopen("/proc/self/statm", "r"); // a limit counts what is in use, and OpenBLAS waits forever for its 128 MB a thread
+    if (f != NULL && fscanf(f, "%lf", &pages) == 1) { pages *= (double)sysconf(_SC_PAGESIZE); }
+    if (f != NULL) { fclose(f); }
+    pages += 134.3e6 * threads_count();
     int limited = getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
-    return limited && (bytes == 0.0 || (double)limit.rlim_cur < bytes) ? (double)limit.rlim_cur : bytes;
+    double left = limited && (double)limit.rlim_cur > pages ? (double)limit.rlim_cur - pages : 1.0;
+    return limited && (bytes == 0.0 || left < bytes) ? left : bytes;
 }
 
 double matmul_speed(int N, int C) { // FLOP/s of the feed-forward product (N, C) x (C, 4C): the fastest call in a fifth of a second
@@ -2709,7 +2752,8 @@ double print_plan(const GPT2* model, const Settings* s, const Data* data, const 
 
 void print_time(const GPT2* model, const Settings* s) { // of a dry run
     double N = (double)s->batch * model->config.T, k = model->config.router == TOP_K ? model->config.topk : 2.0;
-    double flop = 3.0 * cost_at(model, k, 0, 1).flop * s->steps * s->accum * N, speed = matmul_speed((int)N, model->config.C);
+    double flop = 3.0 * cost_at(model, k, 0, 1).flop * s->steps * s->accum * N;
+    double speed = matmul_speed(N < 8192.0 ? (int)N : 8192, model->config.C);
     printf("time     at least %.0f s at k = %.0f: %.3g FLOP at %.1f GFLOP/s, measured on this machine's matrix product just now\n",
            flop / speed, k, flop, 1e-9 * speed);
 }
@@ -2741,6 +2785,7 @@ int main(int argc, char** argv) {
     Progress p = {0, random_stream((uint64_t)s.seed, 1), random_stream((uint64_t)s.seed, 2), INFINITY};
     Data data = {NULL, 0, 1, ""}, val = data;
     SafeFile file; char cpu[256];
+    signal(SIGXFSZ, SIG_IGN); // a limit of file sizes is an error of write() then, like a full disk
     threads_set(s.threads);
     machine_name(cpu, sizeof cpu);
     require_usage(s.period == 0 || 2 * s.window < s.period, "a period is rest, recording, rest",
@@ -2765,12 +2810,12 @@ int main(int argc, char** argv) {
     gpt2_plan(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
     if (training || s.dry_run) {
         double need = print_plan(&model, &s, &data, &val, cpu, training), have = memory_available();
-        if (s.dry_run) { print_time(&model, &s); }
         require(have == 0.0 || need <= have, "lower --batch, --context, --layers, --channels or --experts",
                 "the run needs %.1f MB of memory, %.1f MB are there", 1e-6 * need, 1e-6 * have);
+        if (s.dry_run) { print_time(&model, &s); return 0; }
         printf("\n");
-        if (s.dry_run) { return 0; }
     }
+    if (*s.tokenizer) { Vocabulary v = vocabulary_open(s.tokenizer); free(v.bytes); free(v.at); } // bad ones stop here
     gpt2_build(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
     if (!*from) { gpt2_init(&model, start_experts, copies, s.threshold, &rng); }
     else if (*s.resume && training) { checkpoint_load(&model, &file, &p); }
@@ -2782,7 +2827,7 @@ int main(int argc, char** argv) {
         log_run(log, &model, cpu);
         train(&model, &s, &data, &val, &p, log);
         fclose(log);
-        if (stop_signal) { return 128 + stop_signal; }
+        if (p.step < s.steps) { return 128 + stop_signal; } // a signal that came too late changes nothing
     }
     if (!*s.prompt && (s.eval_only || *s.dump_routing)) {
         static Routing r[MAX_LAYERS];

@@ -33,11 +33,12 @@ Run:   data/tokenize encode --vocab vocab.bpe --in TEXT --out FILE.bin        (F
 __attribute__((noreturn, format(printf, 3, 4))) static void die(int status, const char* hint, const char* fmt, ...) {
     // status: 2 if the command line is wrong, 1 for the rest
     va_list args;
+    char line[2048]; // no control characters to the terminal
     va_start(args, fmt);
-    fprintf(stderr, "error: ");
-    vfprintf(stderr, fmt, args);
-    fprintf(stderr, "\n---> HINT: %s\n", hint);
+    vsnprintf(line, sizeof(line), fmt, args);
     va_end(args);
+    for (char* p = line; *p; p++) { if ((unsigned char)*p < 32 || *p == 127) { *p = '?'; } }
+    fprintf(stderr, "error: %s\n---> HINT: %s\n", line, hint);
     exit(status);
 }
 

@@ -11,9 +11,9 @@ cd "$(dirname "$0")/.."
 
 # each program and its line budget; raising one is a visible change that says why
 # (the C program: 1,800 was the first budget. The algorithm, up to the line `Here the algorithm ends`, keeps within 1,400, an
-# evening. What users and bad input need - strict readers, 60 flags, resuming, GPT-2's files, plans, logs - takes as much again;
+# evening. What users and bad input need takes as much again: strict readers, 60 flags, resuming, GPT-2's files, plans, logs;
 # tools that are not training stand in dev/. The CUDA program: 2,600 at first; 1,400 lines are twins of the C program.)
-programs='train_gpt2_dynmoe.c:2800 train_gpt2_dynmoe.cu:3600 train_vit_dynmoe.cu:2400'
+programs='train_gpt2_dynmoe.c:2900 train_gpt2_dynmoe.cu:3600 train_vit_dynmoe.cu:2400'
 built='train_gpt2_dynmoe train_gpt2_dynmoe_cu train_vit_dynmoe'
 longest_line=132
 fixture_bytes=1048576 # of all fixtures together

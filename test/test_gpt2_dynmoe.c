@@ -1765,6 +1765,10 @@ START_TEST(sampling) {
         ck_assert_int_eq(sample_token(huge, 3, 1e-30f, 0, &rng), 1);
         ck_assert_int_eq(sample_token(even, 3, 0.0f, 0, &rng), 0); // the first of equals
     }
+    const float large[2] = {1e4f, 1e4f}; // without the maximum subtracted: inf / inf
+    int both[2] = {0, 0};
+    for (int i = 0; i < 100; i++) { both[sample_token(large, 2, 1.0f, 0, &rng)]++; }
+    ck_assert_msg(both[0] > 20 && both[1] > 20, "%d and %d of 100", both[0], both[1]);
     PASS();
 } END_TEST
 
@@ -2053,7 +2057,7 @@ static void read_above_vocabulary(const char* path) {
 }
 
 static void places_in(const char* n) { // in a text of so many bytes, for 4 tokens and a target
-    Shard s = {(const unsigned char*)"0123456789", (size_t)atoi(n)};
+    Shard s = {(const unsigned char*)"0123456789", (size_t)atoi(n), 0, NULL};
     Data d = {&s, 1, 1, "short text"};
     data_places(&d, 4, 1);
 }
@@ -2064,7 +2068,7 @@ START_TEST(data_edges) {
     must_stop(1, "token 267 at 4, the vocabulary has 267", read_above_vocabulary, write_bin("c.bin", 20240520, 1, 5, 5));
     must_stop(1, "short text: no room for 4 tokens and a target", places_in, "4"); // n == T
     must_stop(1, "short text", places_in, "0");
-    Shard s = {(const unsigned char*)"0123456789abc", 0};
+    Shard s = {(const unsigned char*)"0123456789abc", 0, 0, NULL};
     Data d = {&s, 1, 1, "text"};
     int x[16], y[16], seen[2] = {0};
     for (int i = 0; i < 7; i++) {
@@ -2306,7 +2310,8 @@ static int clear_choice(const float* p, float P, int E) { // no two p, and no su
 START_TEST(softmax_routers_have_true_gradients) {
     // unlike top-any they are smooth while the choice stays; a choice that flips would show as a wild difference
     static const char* routers[] = {"--router top-k --topk 1", "--router top-k --topk 2",
-                                    "--router top-k --topk 3 --expert-width 12", "--router top-p --topp 0.6", "--router dense --shared-experts 1",
+                                    "--router top-k --topk 3 --expert-width 12", "--router top-p --topp 0.6",
+                                    "--router dense --shared-experts 1",
                                     "--router top-k --topk 2 --shared-experts 3 --expert-width 6"};
     char flags[400];
     for (int n = 0; n < (int)(sizeof routers / sizeof *routers); n++) {

@@ -593,8 +593,8 @@ START_TEST(ten_steps_with_an_add_and_a_remove) {
     for (int e = 0; e < 3; e++) { twin.params.h[0].gateG[e] = e == 1 ? 2.0f : 0.25f; }
     memcpy(model.params_memory, twin.params_memory, model.n_params * sizeof(float));
     gpt2_to_device(&model);
-    Shard shard = {bytes, 3000};
-    ref::Shard ref_shard = {bytes, 3000};
+    Shard shard = {bytes, 3000, 0, NULL};
+    ref::Shard ref_shard = {bytes, 3000, 0, NULL};
     Data data = {&shard, 1, 1, "a text"};
     ref::Data ref_data = {&ref_shard, 1, 1, "a text"};
     Progress p = {0, 11, 22, INFINITY};

@@ -80,7 +80,7 @@ for lines in 1391 1392; do # and 9 that are there
     if [ $lines = 1391 ]; then accepts "the algorithm ends at line 1400"; fresh
     else catches "the algorithm ends later" train_gpt2_dynmoe.c:1400 "shorten it"; fi
 done
-for p in train_gpt2_dynmoe.c:2800 train_gpt2_dynmoe.cu:3600 train_vit_dynmoe.cu:2400; do
+for p in train_gpt2_dynmoe.c:2900 train_gpt2_dynmoe.cu:3600 train_vit_dynmoe.cu:2400; do
     f=${p%:*} budget=${p#*:}
     awk -v n="$(($(wc -l < "$f")))" -v budget="$budget" 'BEGIN { for (; n < budget; n++) print "// filler" }' >> "$f"
     cp "$f" "$tmp/full"

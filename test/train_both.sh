@@ -1,6 +1,6 @@
 #!/bin/sh
 # The default run in both programs, 20 steps in fp32: losses within 1e-4 of each other, validation within 0.02 nat; and in bf16
-# within 0.05. make test-long calls it with the CUDA program built for the CPU (or, on a GPU, for it). Ends with `N passed, N failed`.
+# within 0.05. make test-long calls it with the CUDA program built for the CPU. Ends with `N passed, N failed`.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 tmp=$(mktemp -d)
