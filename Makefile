@@ -237,6 +237,7 @@ shortly = said=$$($(1) 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail
 
 test: check-style test-scripts test-builds fixture test-unit test-sanitize test-fuzz ## run all tests (a sample of the long ones)
 	$(MAKE) test-cuda CUDA_ON_CPU=1
+	dev/cuda_on_cpu/test/run.sh --quick
 	@echo "Passed: style guards, $(words $(SCRIPTS)) scripts, builds with $(COMPILERS)$(if $(CXX), and $(CXX) as C++11)," \
 	    "without BLAS, without OpenMP; $(words $(FIXTURES)) fixtures; $(words $(TESTS)) test programs, at -O3 and" \
 	    "at -O0$(if $(SANITIZE), with sanitizers); fuzzed readers; the CUDA source on the CPU."
@@ -318,6 +319,6 @@ clean: ## remove what was built and generated, but no training results
 	rm -f train_gpt2_dynmoe train_gpt2_dynmoe_cu data/languages data/tokenize $(TOOLS) test/fixture test/fixture_no_blas \
 	    test/fixture_no_openmp test/fixture_cuda test/test_cuda test/test_cuda_check test/fuzz \
 	    test/fuzz_tokenize .cuda.tmp
-	rm -rf cudacpu.tmp test/cudacpu.tmp
+	rm -rf cudacpu.tmp test/cudacpu.tmp dev/cuda_on_cpu/test/out.tmp
 	rm -f $(TESTS) $(TESTS:=_sanitize) .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt data/languages_val.truth
 	@echo "removed what was built; training results in $(OUT)/ are still there"

@@ -2285,12 +2285,12 @@ void routing_add(Routing* r, const GPT2* model) { // r (L): adds what the last f
         const Layer* a = &model->layer[l];
         if (!model->config.moe[l]) { continue; }
         r[l].tokens += model->B * model->T;
-        r[l].rows += a->R;
         r[l].none += a->unrouted;
         r[l].experts = 0;
         for (int e = 0; e < model->config.E; e++) {
             int first = r[l].tokens == model->B * model->T;
             r[l].load[e] += a->count[e];
+            r[l].rows += a->count[e];
             r[l].experts += a->mask[e];
             r[l].low[e] = first ? a->low[e] : fminf(r[l].low[e], a->low[e]);
             r[l].high[e] = first ? a->high[e] : fmaxf(r[l].high[e], a->high[e]);

@@ -164,7 +164,7 @@ __device__ inline double block_sum(double x) { // of a block of BLOCK threads; a
     __shared__ double sums[BLOCK];
     __syncthreads(); // of an earlier call
     sums[threadIdx.x] = x;
-    for (int half = BLOCK / 2; half > 0; half /= 2) {
+    for (unsigned half = BLOCK / 2; half > 0; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half) { sums[threadIdx.x] += sums[threadIdx.x + half]; }
     }
@@ -176,7 +176,7 @@ __device__ inline float block_max(float x) {
     __shared__ float maxima[BLOCK];
     __syncthreads();
     maxima[threadIdx.x] = x;
-    for (int half = BLOCK / 2; half > 0; half /= 2) {
+    for (unsigned half = BLOCK / 2; half > 0; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half) { maxima[threadIdx.x] = fmaxf(maxima[threadIdx.x], maxima[threadIdx.x + half]); }
     }
@@ -1030,7 +1030,7 @@ __global__ void gate_gradient_kernel(float* dgate, const int* open, const int* k
 }
 
 __global__ void gate_backward_scores_kernel(float* dgate, double* sums, const int* open, const float* cosine, const float* xnorm,
-                                            const float* wnorm, const float* G, float tau, int N, int E) {
+                                            const float* wnorm, float tau, int N, int E) {
     // One block for each expert, its threads stride over tokens. dgate (N, E) becomes dL/dcosine / (|x| |W_e|), 0 for closed gates;
     // sums (2, E): of dL/dgate, which moves G, and of dL/dcosine * cosine. Straight-through: sign has derivative 1.
     int e = blockIdx.x;
@@ -1097,7 +1097,7 @@ void gate_backward_add(floatX* dx, float* dW, float* dG, float* dgate, const int
                        const float* wnorm, const floatX* x, const float* W, const float* G, float tau, float* scratch, double* sums,
                        int N, int C, int E) {
     // dgate (N, E) = dL/dgate -> added to dx (N, C), dW (E, C), dG (E); dgate becomes scratch. See the C program.
-    gate_backward_scores_kernel<<<E, BLOCK>>>(dgate, sums, open, cosine, xnorm, wnorm, G, tau, N, E);
+    gate_backward_scores_kernel<<<E, BLOCK>>>(dgate, sums, open, cosine, xnorm, wnorm, tau, N, E);
     LAUNCHED();
     gate_backward_W_kernel<<<dim3(slabs_for(N), E), BLOCK>>>(scratch, dgate, x, N, C, E);
     LAUNCHED();
@@ -3001,12 +3001,12 @@ void routing_add(Routing* r, const GPT2* model) { // r (L): adds what the last f
         const Layer* a = &model->layer[l];
         if (!model->config.moe[l]) { continue; }
         r[l].tokens += model->B * model->T;
-        r[l].rows += a->R;
         r[l].none += a->unrouted;
         r[l].experts = 0;
         for (int e = 0; e < model->config.E; e++) {
             int first = r[l].tokens == model->B * model->T;
             r[l].load[e] += a->count[e];
+            r[l].rows += a->count[e];
             r[l].experts += a->mask[e];
             r[l].low[e] = first ? a->low[e] : fminf(r[l].low[e], a->low[e]);
             r[l].high[e] = first ? a->high[e] : fmaxf(r[l].high[e], a->high[e]);

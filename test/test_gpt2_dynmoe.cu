@@ -24,6 +24,7 @@ rounding, 2^-8 of the value, comes on top. Decisions (open, k, rows, masks, coun
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>

@@ -18,7 +18,7 @@ compare() { # which run, record type, bound
     done
     worst=$(paste -d ' ' "$tmp/c.$2" "$tmp/$1.$2" | awk '
         { if ($1 != $3) bad = 1; d = $2 - $4; if (d < 0) d = -d; if (d > w) w = d }
-        END { print (bad || NR == 0) ? 99 : w }')
+        END { print (bad || NR == 0 ? 99 : w + 0) }')
     echo "$1, $2: $(wc -l < "$tmp/c.$2" | tr -d ' ') records, largest difference $worst, allowed $3"
     if awk "BEGIN { exit !($worst <= $3) }"; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAILED"; fi
 }

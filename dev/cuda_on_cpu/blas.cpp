@@ -1,0 +1,332 @@
+// cuBLAS and cublasLt. Everything ends in gemm(): inputs become float, one product, alpha and beta, rounded once when stored.
+// The product is OpenBLAS where it was found (CUDACPU_OPENBLAS), else three loops.
+#include "cublasLt.h"
+#include "internal.h"
+#include <algorithm>
+#include <vector>
+#ifdef CUDACPU_OPENBLAS
+#include <cblas.h>
+#include <dlfcn.h>
+#endif
+using namespace cudacpu;
+
+// ----------------------------------------------------------------------------------------------------------------------
+// One product
+
+struct Matrix { // column-major, with `trans` used as its transpose
+    const void* p;
+    cudaDataType type;
+    int64_t ld;
+    bool trans;
+};
+
+static size_t size_of(cudaDataType type) { return type == CUDA_R_32F ? 4 : type == CUDA_R_16BF ? 2 : 0; } // 0: not supported
+static float load(const void* p, size_t i, cudaDataType type) {
+    return type == CUDA_R_32F ? ((const float*)p)[i] : (float)((const __nv_bfloat16*)p)[i];
+}
+static void store(void* p, size_t i, cudaDataType type, float v) {
+    if (type == CUDA_R_32F) { ((float*)p)[i] = v; } else { ((__nv_bfloat16*)p)[i] = v; }
+}
+static const char* offset(const void* p, int64_t elements, cudaDataType type) {
+    return (const char*)p + elements * (int64_t)size_of(type);
+}
+
+static void touch(const void* p, cudaDataType type, int rows, int columns, int64_t ld, bool write, const char* what) {
+    for (int j = 0; j < columns; j++) { touch_range(offset(p, j * ld, type), (size_t)rows * size_of(type), write, what); }
+}
+
+// op(x) as a dense matrix of floats with `rows` rows, column-major
+static void unpack(std::vector<float>& to, Matrix x, int rows, int columns) {
+    to.resize((size_t)rows * columns);
+    for (int j = 0; j < columns; j++) {
+        for (int i = 0; i < rows; i++) {
+            to[(size_t)j * rows + i] = load(x.p, x.trans ? (size_t)(i * x.ld + j) : (size_t)(j * x.ld + i), x.type);
+        }
+    }
+}
+
+#ifdef CUDACPU_OPENBLAS
+// OpenBLAS with OpenMP starts all threads even for small products, and they spin between the calls: a third of a small model's
+// time. One thread then. dlsym, because the program may be linked without OpenMP.
+static void sgemm(bool ta, bool tb, int m, int n, int k, const float* a, int lda, const float* b, int ldb, float* out) {
+    static auto most = (int (*)(void))dlsym(RTLD_DEFAULT, "omp_get_max_threads");
+    static auto set = (void (*)(int))dlsym(RTLD_DEFAULT, "omp_set_num_threads");
+    bool small = (double)m * n * k < 1e8 && most != NULL && set != NULL;
+    int threads = small ? most() : 0;
+    if (small) { set(1); }
+    cblas_sgemm(CblasColMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, 1.0f, a, lda, b, ldb, 0.0f,
+                out, m);
+    if (small) { set(threads); }
+}
+#endif
+
+static void product(std::vector<float>& out, Matrix A, Matrix B, int m, int n, int k) { // out (m, n) = op(A) op(B)
+    static std::vector<float> a, b;
+    out.assign((size_t)m * n, 0.0f);
+    if (m == 0 || n == 0 || k == 0) { return; }
+#ifdef CUDACPU_OPENBLAS
+    if (A.type == CUDA_R_32F && B.type == CUDA_R_32F) {
+        sgemm(A.trans, B.trans, m, n, k, (const float*)A.p, (int)A.ld, (const float*)B.p, (int)B.ld, out.data());
+        return;
+    }
+#endif
+    unpack(a, A, m, k);
+    unpack(b, B, k, n);
+#ifdef CUDACPU_OPENBLAS
+    sgemm(false, false, m, n, k, a.data(), m, b.data(), k, out.data());
+#else
+    for (int j = 0; j < n; j++) {
+        float* column = &out[(size_t)j * m];
+        for (int p = 0; p < k; p++) {
+            float scale = b[(size_t)j * k + p];
+            const float* x = &a[(size_t)p * m];
+            for (int i = 0; i < m; i++) { column[i] += x[i] * scale; }
+        }
+    }
+#endif
+}
+
+static bool valid(cublasOperation_t op) { return op == CUBLAS_OP_N || op == CUBLAS_OP_T || op == CUBLAS_OP_C; }
+
+// out (m, n) = alpha op(A) op(B) + beta C, not yet stored. The arguments are refused that cuBLAS refuses.
+static cublasStatus_t gemm(std::vector<float>& out, int m, int n, int k, float alpha, Matrix A, Matrix B, float beta, Matrix C) {
+    if (m < 0 || n < 0 || k < 0) { return CUBLAS_STATUS_INVALID_VALUE; }
+    if (A.ld < std::max(1, A.trans ? k : m) || B.ld < std::max(1, B.trans ? n : k) || C.ld < std::max(1, m)) {
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    if (size_of(A.type) == 0 || size_of(B.type) == 0 || size_of(C.type) == 0) { return CUBLAS_STATUS_NOT_SUPPORTED; }
+    touch(A.p, A.type, A.trans ? k : m, A.trans ? m : k, A.ld, false, "cuBLAS, A");
+    touch(B.p, B.type, B.trans ? n : k, B.trans ? k : n, B.ld, false, "cuBLAS, B");
+    if (beta != 0.0f) { touch(C.p, C.type, m, n, C.ld, false, "cuBLAS, C"); }
+    product(out, A, B, m, n, k);
+    for (int j = 0; j < n; j++) {
+        for (int i = 0; i < m; i++) {
+            float& v = out[(size_t)j * m + i];
+            v = alpha * v + (beta != 0.0f ? beta * load(C.p, (size_t)(j * C.ld + i), C.type) : 0.0f);
+        }
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static void store_all(const std::vector<float>& v, void* D, cudaDataType type, int m, int n, int64_t ld, const char* what) {
+    touch(D, type, m, n, ld, true, what);
+    for (int j = 0; j < n; j++) {
+        for (int i = 0; i < m; i++) { store(D, (size_t)(j * ld + i), type, v[(size_t)j * m + i]); }
+    }
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// cuBLAS
+
+static int a_handle;
+cublasStatus_t cublasCreate(cublasHandle_t* handle) { *handle = (cublasHandle_t)(void*)&a_handle; return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasDestroy(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, size_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasGetVersion(cublasHandle_t, int* version) { *version = CUDART_VERSION * 10; return CUBLAS_STATUS_SUCCESS; }
+const char* cublasGetStatusString(cublasStatus_t status) {
+    switch (status) {
+        case CUBLAS_STATUS_SUCCESS: return "the operation completed successfully";
+        case CUBLAS_STATUS_NOT_INITIALIZED: return "the library was not initialized";
+        case CUBLAS_STATUS_INVALID_VALUE: return "an unsupported value or parameter was passed to the function";
+        case CUBLAS_STATUS_NOT_SUPPORTED: return "the requested functionality is not supported";
+        default: return "an error";
+    }
+}
+
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                                          const void* alpha, const void* A, cudaDataType type_a, int lda, long long stride_a,
+                                          const void* B, cudaDataType type_b, int ldb, long long stride_b, const void* beta,
+                                          void* C, cudaDataType type_c, int ldc, long long stride_c, int batches,
+                                          cublasComputeType_t, cublasGemmAlgo_t) {
+    static std::vector<float> out;
+    if (handle == NULL) { return CUBLAS_STATUS_NOT_INITIALIZED; }
+    if (!valid(ta) || !valid(tb) || batches < 0) { return CUBLAS_STATUS_INVALID_VALUE; }
+    for (int b = 0; b < batches; b++) {
+        char* c = (char*)offset(C, b * stride_c, type_c);
+        cublasStatus_t status = gemm(out, m, n, k, *(const float*)alpha,
+                                     {offset(A, b * stride_a, type_a), type_a, lda, ta != CUBLAS_OP_N},
+                                     {offset(B, b * stride_b, type_b), type_b, ldb, tb != CUBLAS_OP_N}, *(const float*)beta,
+                                     {c, type_c, ldc, false});
+        if (status != CUBLAS_STATUS_SUCCESS) { return status; }
+        store_all(out, c, type_c, m, n, ldc, "cuBLAS, C");
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                            const void* alpha, const void* A, cudaDataType type_a, int lda, const void* B, cudaDataType type_b,
+                            int ldb, const void* beta, void* C, cudaDataType type_c, int ldc, cublasComputeType_t compute,
+                            cublasGemmAlgo_t algo) {
+    return cublasGemmStridedBatchedEx(handle, ta, tb, m, n, k, alpha, A, type_a, lda, 0, B, type_b, ldb, 0, beta, C, type_c, ldc, 0,
+                                      1, compute, algo);
+}
+
+cublasStatus_t cublasSgemm(cublasHandle_t handle, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                           const float* alpha, const float* A, int lda, const float* B, int ldb, const float* beta, float* C,
+                           int ldc) {
+    return cublasSgemmStridedBatched(handle, ta, tb, m, n, k, alpha, A, lda, 0, B, ldb, 0, beta, C, ldc, 0, 1);
+}
+
+cublasStatus_t cublasSgemmStridedBatched(cublasHandle_t handle, cublasOperation_t ta, cublasOperation_t tb, int m, int n, int k,
+                                         const float* alpha, const float* A, int lda, long long stride_a, const float* B, int ldb,
+                                         long long stride_b, const float* beta, float* C, int ldc, long long stride_c,
+                                         int batches) {
+    return cublasGemmStridedBatchedEx(handle, ta, tb, m, n, k, alpha, A, CUDA_R_32F, lda, stride_a, B, CUDA_R_32F, ldb, stride_b,
+                                      beta, C, CUDA_R_32F, ldc, stride_c, batches, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+// cublasLt
+
+struct cudacpu_matmul {
+    cublasOperation_t ta, tb;
+    int epilogue;
+    void *bias, *aux;
+    int64_t aux_ld;
+    int bias_type, aux_type; // -1: that of D
+};
+struct cudacpu_layout { cudaDataType type; uint64_t rows, cols; int64_t ld; int batches; int64_t stride; };
+struct cudacpu_preference { int unused; };
+enum { DO_RELU = 2, DO_BIAS = 4, DO_BIAS_GRADIENT = 16, DO_GELU = 32, DO_DGELU = 64, WITH_AUX = 128 }; // bits of the epilogues
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
+    *handle = (cublasLtHandle_t)(void*)&a_handle;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t) { return CUBLAS_STATUS_SUCCESS; }
+size_t cublasLtGetVersion(void) { return CUDART_VERSION * 10; }
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t, cudaDataType_t) {
+    *desc = new cudacpu_matmul{CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL, NULL, 0, -1, -1};
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) { delete desc; return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t which, const void* value,
+                                              size_t size) {
+    struct { void* to; size_t size; } field = {NULL, 0};
+    switch (which) {
+        case CUBLASLT_MATMUL_DESC_TRANSA: field = {&desc->ta, 4}; break;
+        case CUBLASLT_MATMUL_DESC_TRANSB: field = {&desc->tb, 4}; break;
+        case CUBLASLT_MATMUL_DESC_EPILOGUE: field = {&desc->epilogue, 4}; break;
+        case CUBLASLT_MATMUL_DESC_BIAS_POINTER: field = {&desc->bias, 8}; break;
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER: field = {&desc->aux, 8}; break;
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD: field = {&desc->aux_ld, 8}; break;
+        case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE: field = {&desc->aux_type, 4}; break;
+        case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: field = {&desc->bias_type, 4}; break;
+        default: return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+    if (size != field.size) { return CUBLAS_STATUS_INVALID_VALUE; } // often a pointer's size where an int's was meant
+    memcpy(field.to, value, size);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows, uint64_t cols,
+                                          int64_t ld) {
+    *layout = new cudacpu_layout{type, rows, cols, ld, 1, 0};
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) { delete layout; return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t which,
+                                                const void* value, size_t size) {
+    if (which == CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT && size == 4) { memcpy(&layout->batches, value, 4); }
+    else if (which == CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET && size == 8) { memcpy(&layout->stride, value, 8); }
+    else if (which == CUBLASLT_MATRIX_LAYOUT_LD && size == 8) { memcpy(&layout->ld, value, 8); }
+    else { return CUBLAS_STATUS_NOT_SUPPORTED; }
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
+    *preference = new cudacpu_preference{0};
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) { delete p; return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, const void*,
+                                                    size_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatmulPreference_t, int wanted, cublasLtMatmulHeuristicResult_t results[],
+                                              int* found) {
+    if (wanted < 1) { return CUBLAS_STATUS_INVALID_VALUE; }
+    memset(&results[0], 0, sizeof results[0]);
+    *found = 1;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+// GELU with tanh, as cuBLAS has it, and its derivative
+static const float GELU_SCALE = 0.7978845608f, GELU_CUBE = 0.044715f;
+static float gelu(float x) { return 0.5f * x * (1.0f + tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x))); }
+static float gelu_derivative(float x) {
+    float t = tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x));
+    return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * GELU_SCALE * (1.0f + 3.0f * GELU_CUBE * x * x);
+}
+
+static cudaDataType type_or(int type, cudaDataType otherwise) { return type < 0 ? otherwise : (cudaDataType)type; }
+
+// bias (count) = sums over k of op(A) (m, k), one for each row, or of op(B) (k, n), one for each column
+static void sum_over_k(void* bias, cudaDataType type, Matrix x, int count, int k, bool of_b) {
+    touch_range(bias, (size_t)count * size_of(type), true, "cublasLt, bias gradient");
+    for (int i = 0; i < count; i++) {
+        float sum = 0.0f;
+        for (int p = 0; p < k; p++) {
+            int64_t row = of_b ? p : i, column = of_b ? i : p;
+            sum += load(x.p, (size_t)(x.trans ? row * x.ld + column : column * x.ld + row), x.type);
+        }
+        store(bias, (size_t)i, type, sum);
+    }
+}
+
+// What happens to the product v (m, n) before it is stored
+static void epilogue(std::vector<float>& v, const cudacpu_matmul* d, int m, int n, cudaDataType type) {
+    cudaDataType bias_type = type_or(d->bias_type, type), aux_type = type_or(d->aux_type, type);
+    bool derivative = (d->epilogue & DO_DGELU) != 0, keep = (d->epilogue & WITH_AUX) != 0 && !derivative;
+    if (d->epilogue & DO_BIAS) { touch_range(d->bias, (size_t)m * size_of(bias_type), false, "cublasLt, bias"); }
+    if (d->epilogue & WITH_AUX) { touch(d->aux, aux_type, m, n, d->aux_ld, keep, "cublasLt, aux"); }
+    for (int j = 0; j < n; j++) {
+        for (int i = 0; i < m; i++) {
+            float& x = v[(size_t)j * m + i];
+            size_t at = (size_t)(j * d->aux_ld + i);
+            if (d->epilogue & DO_BIAS) { x += load(d->bias, (size_t)i, bias_type); }
+            if (keep) { store(d->aux, at, aux_type, x); }
+            if (d->epilogue & DO_RELU) { x = x > 0.0f ? x : 0.0f; }
+            if (d->epilogue & DO_GELU) { x = gelu(x); }
+            if (derivative) { x *= gelu_derivative(load(d->aux, at, aux_type)); }
+        }
+    }
+    if ((d->epilogue & DO_BIAS_GRADIENT) == 0) { return; }
+    touch_range(d->bias, (size_t)m * size_of(bias_type), true, "cublasLt, bias gradient");
+    for (int i = 0; i < m; i++) {
+        float sum = 0.0f;
+        for (int j = 0; j < n; j++) { sum += v[(size_t)j * m + i]; }
+        store(d->bias, (size_t)i, bias_type, sum);
+    }
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t d, const void* alpha, const void* A,
+                              cublasLtMatrixLayout_t la, const void* B, cublasLtMatrixLayout_t lb, const void* beta, const void* C,
+                              cublasLtMatrixLayout_t lc, void* D, cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t*, void*,
+                              size_t, cudaStream_t) {
+    static std::vector<float> out;
+    if (handle == NULL) { return CUBLAS_STATUS_NOT_INITIALIZED; }
+    bool ta = d->ta != CUBLAS_OP_N, tb = d->tb != CUBLAS_OP_N;
+    int m = (int)ld->rows, n = (int)ld->cols, k = (int)(ta ? la->rows : la->cols);
+    bool fit = (ta ? la->cols : la->rows) == ld->rows && (tb ? lb->cols : lb->rows) == (uint64_t)k
+        && (tb ? lb->rows : lb->cols) == ld->cols && lc->rows == ld->rows && lc->cols == ld->cols && ld->ld >= m;
+    bool needs_bias = (d->epilogue & (DO_BIAS | DO_BIAS_GRADIENT | CUBLASLT_EPILOGUE_BGRADA | CUBLASLT_EPILOGUE_BGRADB)) != 0;
+    bool needs_aux = (d->epilogue & WITH_AUX) != 0;
+    if (!fit || (needs_bias && d->bias == NULL) || (needs_aux && (d->aux == NULL || d->aux_ld < m)) || size_of(ld->type) == 0) {
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    for (int b = 0; b < ld->batches; b++) {
+        Matrix a = {offset(A, b * la->stride, la->type), la->type, la->ld, ta};
+        Matrix bb = {offset(B, b * lb->stride, lb->type), lb->type, lb->ld, tb};
+        cublasStatus_t status = gemm(out, m, n, k, *(const float*)alpha, a, bb, *(const float*)beta,
+                                     {offset(C, b * lc->stride, lc->type), lc->type, lc->ld, false});
+        if (status != CUBLAS_STATUS_SUCCESS) { return status; }
+        cudaDataType bias_type = type_or(d->bias_type, ld->type);
+        if (d->epilogue & CUBLASLT_EPILOGUE_BGRADA) { sum_over_k(d->bias, bias_type, a, m, k, false); }
+        if (d->epilogue & CUBLASLT_EPILOGUE_BGRADB) { sum_over_k(d->bias, bias_type, bb, n, k, true); }
+        epilogue(out, d, m, n, ld->type);
+        store_all(out, (void*)offset(D, b * ld->stride, ld->type), ld->type, m, n, ld->ld, "cublasLt, D");
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
