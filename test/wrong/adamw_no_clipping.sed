@@ -1,0 +1,2 @@
+# the scale of clipping is ignored
+/^void adamw(/,/^}/ s~scale \* g\[i\]~g[i]~

@@ -1,0 +1,2 @@
+# nothing decays
+/^void adamw(/,/^}/ s~ + decay \* p\[i\]~~

@@ -1,0 +1,2 @@
+# the second moment is one of |g|
+/^void adamw(/,/^}/ s~gi \* gi~fabsf(gi)~

@@ -1,0 +1,2 @@
+# a full pool looks like no need
+/^int adapt_update(/,/^}/ s~slot = ADD_FULL~slot = ADD_NONE~

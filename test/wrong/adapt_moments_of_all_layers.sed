@@ -1,0 +1,2 @@
+# the moments of that slot are reset in all layers
+/^void reset_slot_moments(/,/^}/ s~t->layer != l || !t->moe~!t->moe~

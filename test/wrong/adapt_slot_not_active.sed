@@ -1,0 +1,2 @@
+# the new expert is never switched on
+/^int adapt_update(/,/^}/ s~mask\[slot\] = 1;~~

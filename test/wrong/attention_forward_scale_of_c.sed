@@ -1,0 +1,2 @@
+# the scores are divided by sqrt(C) instead of sqrt(HS)
+/^void attention_forward(/,/^}/ s~sqrtf((float)HS)~sqrtf((float)C)~

@@ -1,0 +1,2 @@
+# the maximum is subtracted but never added back
+/^void crossentropy_forward(/,/^}/ s~max + logf(sum)~logf(sum)~

@@ -1,0 +1,2 @@
+# the norm is left squared
+/^float diversity_loss(/,/^}/ s~return (float)F~return (float)sum~

@@ -1,0 +1,2 @@
+# the gradient is divided by N only
+/^float efficiency_loss(/,/^}/ s~((float)N \* (float)E)~(float)N~

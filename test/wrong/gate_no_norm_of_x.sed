@@ -1,0 +1,2 @@
+# the score is divided by |W| only
+/^int gate_forward(/,/^}/ s~fmaxf(xnorm\[i\], NORM_EPS) \* ~~

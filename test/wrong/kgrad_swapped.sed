@@ -1,0 +1,2 @@
+# detached means normalised and the reverse
+/^Config config_make(/,/^}/ s~{"detached", "normalised"}~{"normalised", "detached"}~

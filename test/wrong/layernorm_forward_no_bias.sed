@@ -1,0 +1,2 @@
+# the bias is forgotten
+/^void layernorm_forward(/,/^}/ s~ + bias\[c\]~~

@@ -1,0 +1,2 @@
+# there is no warm-up
+/^float learning_rate(/,/^}/ s~step < s->warmup~step < 0~

@@ -1,0 +1,2 @@
+# the mean is subtracted with --kgrad detached too
+/^void mean_backward(/,/^}/ s~normalised && e < E~e < E~

@@ -1,0 +1,2 @@
+# --overfit does nothing
+/^double train_step(/,/^}/ s~s->overfit ? &first : ~~

@@ -1,0 +1,2 @@
+# records grow outside of windows
+/^void moe_forward(/,/^}/ s~training && model->recording~training~

@@ -1,0 +1,2 @@
+# the gradient is that of the squared length
+/^float simplicity_loss(/,/^}/ s~ \* C + c\] / wnorm\[e\]~ * C + c]~

@@ -1,0 +1,2 @@
+# the entropy is summed over the tokens
+/^void softmax_losses(/,/^}/ s~(float)(h / N)~(float)h~

@@ -1,0 +1,2 @@
+# the second biases of experts decay
+/^    X(fcprojb,  "moe\./ s~ZEROS,      0~ZEROS,      1~

@@ -1,0 +1,2 @@
+# thresholds decay
+/^    X(gateG, / s~THRESHOLD,  0~THRESHOLD,  1~

@@ -1,0 +1,2 @@
+# the gate matrix W decays
+/^    X(gatew, / s~ORTHOGONAL, 0~ORTHOGONAL, 1~

@@ -1,0 +1,2 @@
+# recording goes on after the window
+/^void window_ends(/,/^}/ s~model->recording = 0;~~
