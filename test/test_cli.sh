@@ -103,6 +103,9 @@ succeeds "the same run" --data text.txt $tiny --steps 12 --window 3 --period 8 -
 check "the same bits" cmp first.safetensors run/model.safetensors
 succeeds "another seed" --data text.txt $tiny --steps 12 --window 3 --period 8 --out run --seed 6
 check "other bits" sh -c '! cmp -s first.safetensors run/model.safetensors'
+bits='/validation loss/ { sub(/.*validation loss /, ""); n++; d = $1 / log(2) - $3; bad += d > 2e-4 || d < -2e-4 }
+    END { exit n == 0 || bad > 0 }'
+check "bits are nats over ln 2" awk "$bits" stdout
 succeeds "one batch only" --data text.txt $tiny --steps 400 --overfit 1 --lr 0.01 --out fit --layers 2 --channels 32
 check "--overfit 1 comes near zero" awk '/"type":"step"/ { split($0, a, "\"loss\":"); loss = a[2] + 0 }
     END { exit !(loss > 0 && loss < 0.05) }' fit/log.jsonl
@@ -115,8 +118,11 @@ succeeds "generate again" --init first.safetensors --prompt line --generate 20 -
 check "greedy repeats" cmp greedy stdout
 succeeds "--eval-only" --init first.safetensors --eval-only --data text.txt --threads 1
 check "it prints the validation loss" grep -q 'validation loss [0-9.]* nats' stdout
+check "bits are nats over ln 2 there too" awk "$bits" stdout
 succeeds "--dump-routing" --init first.safetensors --eval-only --data text.txt --dump-routing routing.safetensors
 check "the dump is there" test -s routing.safetensors
+succeeds "--dump-routing and --val-tokens" --init first.safetensors --eval-only --data text.txt --dump-routing all --val-tokens 16
+check "the dump is of the whole text" cmp routing.safetensors all
 refuses 1 "its vocabulary of 256 does not fit" --init first.safetensors --eval-only --data good.bin
 refuses 1 "nowhere.safetensors" --init nowhere.safetensors --prompt a
 refuses 1 "text.txt: header:" --init text.txt --prompt a
@@ -132,6 +138,8 @@ refuses 1 "no metadata" --init routing.safetensors --prompt a
 # resuming: that it equals a run without a stop, bit for bit, is tested in test_gpt2_dynmoe.c
 succeeds "continues with the flags of the run" --resume first.safetensors --steps 14
 check "it says where it is" grep -q '14/14' stdout
+check "it does not begin again" sh -c '! grep -q " 1/14" stdout'
+check "and adds to the log" test "$(grep -c '"type":"run"' run/log.jsonl)" -eq 2
 
 # nowhere to write
 refuses 1 "text.txt" --data text.txt $tiny --steps 1 --out text.txt/inside
@@ -142,6 +150,10 @@ if [ $got -eq 1 ] && grep -q '^error: .*model.safetensors: cannot write' stderr;
 else bad "a full disk (exit $got)" stderr; fi
 check "a full disk leaves the old checkpoint" cmp first.safetensors run/model.safetensors
 check "and no temporary file" test ! -e run/model.safetensors.tmp
+succeeds "a plan" --data text.txt $tiny --out plan --dry-run
+check "it says the time, and nothing is written" sh -c 'grep -q "^time " stdout && test ! -e plan'
+succeeds "top-k" --data text.txt $tiny --router top-k --steps 1 --out topk
+check "softmax routers use the whole pool" grep -q '"experts":4' topk/log.jsonl
 
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

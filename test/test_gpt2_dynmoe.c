@@ -2547,6 +2547,318 @@ START_TEST(flags_of_the_routers) {
 } END_TEST
 
 // ----------------------------------------------------------------------------------------------------------------------
+// What one-line bugs (test/wrong) showed to be untested
+
+START_TEST(of_equally_near_experts_the_lowest_number_serves) {
+    const float x[4] = {3, 4, 0, 0}, W[16] = {0, 0, 1, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0}, G[4] = {2, 2, 2, 2};
+    float cosine[4], xnorm[1], wnorm[4];
+    int open[4], k[1];
+    for (int off = 0; off < 3; off++) { // 1, 2 and 3 are the same; all of them, then without 1, then without 1 and 2
+        const int mask[4] = {1, off < 1, off < 2, 1}, want[4] = {0, off == 0, off == 1, off == 2};
+        ck_assert_int_eq(gate_forward(open, k, cosine, xnorm, wnorm, x, W, G, mask, 1, 1, 4, 4), 1);
+        same_bits("open", open, want, sizeof want);
+    }
+    PASS();
+} END_TEST
+
+START_TEST(statistics_by_hand) {
+    const int open[6] = {1, 0, 1, 1, 0, 0}, k[3] = {1, 2, 0}; // three tokens, two experts; the last one found none
+    const float score[6] = {0.5f, -0.25f, 0.75f, -0.5f, 0.25f, -0.75f};
+    int count[2] = {7, 7}, hist[3] = {7, 7, 7};
+    float low[2], high[2];
+    for (int n = 0; n < 2; n++) { // the second time gives the same: nothing adds up
+        route_stats(count, hist, low, high, open, k, score, 3, 2);
+        ck_assert(count[0] == 2 && count[1] == 1 && hist[0] == 1 && hist[1] == 1 && hist[2] == 1);
+        ck_assert(low[0] == 0.25f && high[0] == 0.75f && low[1] == -0.75f && high[1] == -0.25f);
+    }
+    PASS();
+} END_TEST
+
+START_TEST(records_rest_outside_of_windows_and_begin_from_nothing) {
+    run_start(&a, adaptive, 20);
+    set_G(&a.model, 2.0f);
+    run_steps(&a, 7); // steps 3 to 6: nobody finds an expert
+    double sum[16];
+    memcpy(sum, a.model.layer[1].record_sum, sizeof sum);
+    ck_assert(a.model.layer[1].record_unrouted == 64 && sum[0] != 0.0);
+    run_steps(&a, 4);
+    ck_assert_int_eq(a.model.layer[1].record_unrouted, 64);
+    same_bits("sum", a.model.layer[1].record_sum, sum, sizeof sum);
+    set_G(&a.model, -1.0f);
+    run_steps(&a, 1); // step 11 begins a window: everybody finds one
+    ck_assert(a.model.recording && a.model.layer[1].record_count[0] == 16);
+    for (int l = 0; l < 2; l++) {
+        ck_assert_int_eq(a.model.layer[l].record_unrouted, 0);
+        for (size_t c = 0; c < 16; c++) { near1("sum", c, a.model.layer[l].record_sum[c], 0.0, 0.0); }
+    }
+    PASS();
+} END_TEST
+
+START_TEST(a_layer_keeps_min_experts) {
+    for (int min = 0; min < 5; min++) {
+        run_start(&a, adaptive, 20);
+        a.s.min_experts = min;
+        for (int l = 0; l < 2; l++) { for (int e = 0; e < 4; e++) { a.model.layer[l].mask[e] = 1; } }
+        window_ends(&a.model, &a.s, 6, a.log); // nothing was recorded: no expert was used, no token was without one
+        for (int l = 0; l < 2; l++) {
+            int active = 0;
+            for (int e = 0; e < 4; e++) { active += a.model.layer[l].mask[e]; }
+            ck_assert_int_eq(active, min);
+        }
+        gpt2_free(&a.model);
+    }
+    PASS();
+} END_TEST
+
+START_TEST(random_streams_are_all_different) {
+    uint64_t seen[300];
+    for (int i = 0; i < 300; i++) { // seeds 0 to 99, streams 0 to 2
+        seen[i] = random_stream((uint64_t)(i / 3), (uint64_t)(i % 3));
+        for (int j = 0; j < i; j++) {
+            ck_assert_msg(seen[i] != seen[j], "stream %d of seed %d is stream %d of seed %d", i % 3, i / 3, j % 3, j / 3);
+        }
+    }
+    run_start(&a, small, 20);
+    uint64_t data = a.p.rng_data, sample = a.p.rng_sample;
+    run_steps(&a, 1);
+    ck_assert(a.p.rng_data != data && a.p.rng_sample == sample); // batches draw from their own
+    PASS();
+} END_TEST
+
+START_TEST(batches_start_anywhere) {
+    static unsigned char text[300000]; // more than 16 bits can count
+    Shard s = {text, sizeof text, 0, NULL};
+    Data d = {&s, 1, 1, "text"};
+    int x[40], y[40], count[4] = {0};
+    for (size_t i = 0; i < sizeof text; i++) { text[i] = (unsigned char)(i / 75000); }
+    for (int n = 0; n < 100; n++) {
+        data_batch(&d, &rng, x, y, 40, 1, 256);
+        for (int b = 0; b < 40; b++) { count[x[b]]++; }
+    }
+    for (size_t i = 0; i < 4; i++) { near1("windows in a quarter", i, count[i], 1000, 140); } // five standard deviations
+    PASS();
+} END_TEST
+
+START_TEST(sampling_from_large_logits_and_never_from_the_padding) {
+    const float large[3] = {200, 199, -200};
+    int count[3] = {0}, tokens[300] = {1};
+    for (int i = 0; i < 4000; i++) { count[sample_token(large, 3, 1.0f, 0, &rng)]++; }
+    near1("of the second", 0, count[1], 4000 / (1 + exp(1.0)), 140); // five standard deviations
+    run_start(&a, small, 20);
+    a.s.temperature = 100.0f; // all columns equally likely, and 108 of 128 are padding
+    generate(&a.model, &a.s, tokens, 1, 300, &rng);
+    for (int i = 0; i < 300; i++) { ck_assert(tokens[i] >= 0 && tokens[i] < 20); }
+    PASS();
+} END_TEST
+
+static void field(const char* log, const char* record, const char* name, double* value) { // a number of the last such record
+    const char* at = NULL;
+    for (const char* p = log; (p = strstr(p, record)) != NULL; p++) { at = p; }
+    ck_assert_msg(at != NULL && (at = strstr(at, name)) != NULL, "no %s in %s", name, record);
+    *value = strtod(at + strlen(name), NULL);
+}
+
+START_TEST(the_log_tells_what_happened) {
+    char line[300];
+    double loss[8], aux, got, bits;
+    snprintf(line, sizeof line, "%s --steps 8 --log-every 4 --val-every 4 --generate 0 --lr 0.01 --warmup 0 --out %s", small,
+             folder);
+    run_start(&a, line, 20);
+    run_start(&b, line, 20);
+    for (int i = 0; i < 8; i++) {
+        if (i == 4) { memset(b.r, 0, sizeof b.r); }
+        loss[i] = run_steps(&b, 1);
+    }
+    a.p.best_val = 0.5f; // of some step before, better than what follows
+    train(&a.model, &a.s, &a.data, &a.data, &a.p, a.log);
+    same_models(&a, &b);
+    field(a.log_text, "\"type\":\"step\",\"step\":1,", "\"loss\":", &got);
+    near1("loss", 1, got, loss[0], 1e-5);
+    field(a.log_text, "\"type\":\"step\",\"step\":4,", "\"loss\":", &got);
+    near1("mean loss", 4, got, (loss[1] + loss[2] + loss[3]) / 3, 1e-5);
+    field(a.log_text, "\"type\":\"step\",\"step\":8,", "\"loss\":", &got);
+    near1("mean loss", 8, got, (loss[4] + loss[5] + loss[6] + loss[7]) / 4, 1e-5);
+    field(a.log_text, "\"type\":\"step\",\"step\":8,", "\"aux\":", &aux);
+    near1("aux", 8, aux, b.model.aux, 1e-5);
+    const Routing* r = &b.r[0]; // of the last four steps
+    ck_assert(r->tokens == 4 * 24);
+    field(a.log_text, "\"type\":\"step\",\"step\":8,", "\"layer\":0,\"experts\":3,\"k\":", &got);
+    near1("k", 8, got, r->rows / r->tokens, 1e-5);
+    field(a.log_text, "\"type\":\"step\",\"step\":8,", "\"load\":[", &got);
+    near1("load", 8, got, r->load[0] / r->tokens, 1e-5);
+    field(a.log_text, "\"type\":\"step\",\"step\":8,", "\"hist\":[", &got);
+    near1("hist", 8, got, r->hist[0] / r->tokens, 1e-5);
+    field(a.log_text, "\"type\":\"step\",\"step\":8,", "\"low\":[", &got);
+    near1("low", 8, got, r->low[0], 1e-5);
+    field(a.log_text, "\"type\":\"step\",\"step\":8,", "\"high\":[", &got);
+    near1("high", 8, got, r->high[0], 1e-5);
+    const char *hist = strstr(a.log_text, "\"hist\":["), *end = strchr(hist, ']');
+    int commas = 0;
+    for (const char* p = hist; p < end; p++) { commas += *p == ','; }
+    ck_assert_int_eq(commas, 4); // k = 0 to E
+    field(a.log_text, "\"type\":\"val\",\"step\":4,", "\"loss\":", &got); // --val-every
+    field(a.log_text, "\"type\":\"val\",\"step\":8,", "\"loss\":", &got);
+    field(a.log_text, "\"type\":\"val\",\"step\":8,", "\"bits\":", &bits);
+    near1("bits", 8, bits, got / log(2.0), 1e-5);
+    ck_assert(a.p.best_val == 0.5f);
+    a.p.best_val = INFINITY;
+    static Routing v[2];
+    validate(&a.model, &a.s, &a.data, &a.p, v, a.log, 0);
+    near1("best", 8, a.p.best_val, got, 1e-6);
+    PASS();
+} END_TEST
+
+START_TEST(routing_adds_up_over_batches) {
+    static Routing one[2][2], both[2];
+    run_start(&a, small, 20);
+    roughen(&a.model, 0.3f);
+    for (int n = 0; n < 2; n++) {
+        data_batch(&a.data, &rng, a.x, a.y, 3, 8, 20);
+        gpt2_forward(&a.model, a.x, a.y, 3, 8, 1);
+        routing_add(one[n], &a.model);
+        routing_add(both, &a.model);
+    }
+    for (int l = 0; l < 2; l++) {
+        const Routing *p = &one[0][l], *q = &one[1][l], *r = &both[l];
+        double load = 0.0, hist = 0.0;
+        ck_assert(r->tokens == 48 && r->rows == p->rows + q->rows && r->none == p->none + q->none && r->experts == 3);
+        for (int e = 0; e < 4; e++) {
+            ck_assert(r->load[e] == p->load[e] + q->load[e] && r->low[e] == fminf(p->low[e], q->low[e]));
+            ck_assert(r->high[e] == fmaxf(p->high[e], q->high[e]) && r->low[e] < r->high[e]);
+            load += r->load[e];
+        }
+        for (int k = 0; k <= 4; k++) { ck_assert(r->hist[k] == p->hist[k] + q->hist[k]); hist += r->hist[k]; }
+        ck_assert(load == r->rows && hist == 48 && r->hist[0] == r->none);
+    }
+    PASS();
+} END_TEST
+
+START_TEST(init_takes_masks_and_temperatures_from_the_file) {
+    static const int masks[2][4] = {{0, 1, 0, 1}, {0, 0, 1, 0}};
+    run_start(&a, "--layers 2 --heads 2 --channels 16 --context 8 --batch 2 --moe-layers all --experts 4"
+              " --gate-scale 1.23456789 --topp 0.123456789", 20);
+    for (int l = 0; l < 2; l++) { memcpy(a.model.layer[l].mask, masks[l], sizeof masks[l]); }
+    run_gradient(&a);
+    const char* path = in_folder("masks.safetensors");
+    checkpoint_save(&a.model, &a.p, path);
+    loss_of_file(path, "--eval-only", 20, a.x, a.y, 2, 8, 0);
+    for (int l = 0; l < 2; l++) { same_bits("mask", b.model.layer[l].mask, masks[l], sizeof masks[l]); }
+    ck_assert(b.model.config.tau == 1.23456789f && b.model.config.topp == 0.123456789f); // to the bit
+    PASS();
+} END_TEST
+
+START_TEST(published_files_may_say_transformer_and_have_heads_of_64_channels) {
+    SafeFile f = safetensors_open(published_file);
+    SafeTensor t[64];
+    const int x[8] = {3, 1, 4, 1, 5, 9, 2, 6};
+    for (int i = 0; i < f.n; i++) {
+        t[i] = safe_tensor("transformer.", f.tensors[i].name, f.tensors[i].dtype, f.tensors[i].ndim, f.tensors[i].shape,
+                           f.tensors[i].data);
+    }
+    const char* path = in_folder("prefixed.safetensors");
+    safetensors_save(path, t, f.n, "");
+    double want = loss_of_file(published_file, "--heads 2 --eval-only", 40, x, x, 1, 8, 0);
+    const float* logits = (const float*)copy(b.model.logits, 8 * 128 * sizeof(float));
+    gpt2_free(&b.model);
+    near1("loss", 0, loss_of_file(path, "--heads 2 --eval-only", 40, x, x, 1, 8, 0), want, 0.0);
+    same_bits("logits", b.model.logits, logits, 8 * 128 * sizeof(float));
+    safetensors_close(&f);
+    const size_t wte[2] = {5, 192}, wpe[2] = {7, 192};
+    float* zeros = floats(7 * 192);
+    t[0] = safe_tensor("", "wte.weight", "F32", 2, wte, zeros);
+    t[1] = safe_tensor("", "wpe.weight", "F32", 2, wpe, zeros);
+    t[2] = safe_tensor("", "h.0.ln_1.weight", "F32", 1, wte + 1, zeros);
+    safetensors_save(path, t, 3, "");
+    f = safetensors_open(path);
+    Settings s = settings("--heads 5 --eval-only");
+    Config c = config_make(&s, 5, &f);
+    ck_assert(c.NH == 3 && c.C == 192 && c.V == 5 && c.T == 7 && c.L == 1 && c.Vp == 128);
+    safetensors_close(&f);
+    PASS();
+} END_TEST
+
+static void nan_of_layer(const char* arg) {
+    run_start(&a, small, 20);
+    a.model.params.h[atoi(arg)].ln1w[0] = NAN;
+    run_steps(&a, 1);
+}
+
+START_TEST(nan_is_named_by_its_layer) {
+    must_stop(1, "step 0: the loss is not finite; first in ln1 of layer 0", nan_of_layer, "0");
+    must_stop(1, "step 0: the loss is not finite; first in ln1 of layer 1", nan_of_layer, "1");
+    PASS();
+} END_TEST
+
+START_TEST(the_cost_of_a_token_by_hand) {
+    // C = 16, H = 12, T = 8, Vp = 128, E = 4, two layers, the first one DynMoE with a shared expert
+    run_start(&a, "--layers 2 --heads 2 --channels 16 --context 8 --batch 1 --moe-layers 0 --experts 4 --expert-width 12"
+              " --shared-experts 1", 20);
+    double attention = 3 * 16 * 16 + 3 * 16 + 16 * 16 + 16 + 4 * 16, dense = 2 * 64 * 16 + 64 + 16, expert = 2 * 12 * 16 + 12 + 16;
+    double gate = 4 * 16 + 4, head = 128 * 16 + 2 * 16;
+    for (int k = 0; k < 5; k++) {
+        Cost cost = cost_at(&a.model, k, 8, 1);
+        double parameters = head + 2 * attention + dense + gate + (k + 1) * expert;
+        near1("parameters", (size_t)k, cost.parameters, parameters, 0.0);
+        near1("FLOP", (size_t)k, cost.flop, 2 * parameters + 2 * 2 * 8 * 16, 0.0); // scores and att v: T/2 keys, 2 FLOP each
+    }
+    PASS();
+} END_TEST
+
+START_TEST(the_first_step_is_as_long_as_its_learning_rate) {
+    run_start(&a, "--layers 1 --heads 2 --channels 16 --context 8 --batch 2 --moe-layers none --lr 0.01 --warmup 10"
+              " --weight-decay 0", 20);
+    roughen(&a.model, 0.3f);
+    const float* before = (const float*)copy(a.model.params.lnfw, 16 * sizeof(float));
+    run_steps(&a, 1); // of Adam: lr g / |g|
+    for (size_t c = 0; c < 16; c++) { near1("step", c, fabs((double)a.model.params.lnfw[c] - before[c]), 0.001, 1e-5); }
+    PASS();
+} END_TEST
+
+START_TEST(overfitting_draws_one_batch) {
+    char line[300];
+    snprintf(line, sizeof line, "%s --overfit 1 --accum 3", small);
+    run_start(&a, line, 20);
+    uint64_t state = random_stream((uint64_t)a.s.seed, 1);
+    data_batch(&a.data, &state, b.x, b.y, 3, 8, 20);
+    for (int step = 0; step < 3; step++) {
+        run_steps(&a, 1);
+        same_bits("batch", a.x, b.x, 24 * sizeof(int));
+    }
+    PASS();
+} END_TEST
+
+static void train_until_nan(const char* save_every) {
+    char line[300];
+    snprintf(line, sizeof line, "%s --steps 9 --generate 0 --warmup 0 --save-every %s --out %s", small, save_every, folder);
+    run_start(&a, line, 20);
+    a.s.lr = 3e38f; // the second step finds parameters beyond all bounds
+    ck_assert(freopen("/dev/null", "w", stdout) != NULL); // the error alone is looked at
+    train(&a.model, &a.s, &a.data, &a.data, &a.p, a.log);
+}
+
+START_TEST(checkpoints_are_saved_on_the_way) {
+    const char* path = in_folder("model.safetensors");
+    unlink(path);
+    must_stop(1, "step 1: the loss is not finite", train_until_nan, "0");
+    ck_assert(access(path, F_OK) != 0);
+    must_stop(1, "step 1: the loss is not finite", train_until_nan, "1");
+    SafeFile f = safetensors_open(path);
+    ck_assert_int_eq(meta_int(&f, "step", 0, 9), 1);
+    safetensors_close(&f);
+    PASS();
+} END_TEST
+
+START_TEST(letters_of_bytes_that_do_not_print) {
+    // U+0121 is 127, U+0122 to U+0142 are 128 to 160, U+0143 is 173, U+0100 is 0, U+0120 is 32; Latin-1 letters are themselves
+    static const char text[] = "\xc4\xa1 \xc4\xa2\n\xc5\x82 \xc5\x83\n\xc4\x80 \xc4\xa0\n\xc2\xa1 \xc3\xbf\n";
+    static const unsigned char want[8] = {127, 128, 160, 173, 0, 32, 161, 255};
+    Vocabulary v = vocabulary_open(write_file("letters.bpe", text, sizeof text - 1));
+    ck_assert(v.n == 261 && v.at[260] - v.at[256] == 8);
+    same_bits("bytes", v.bytes + v.at[256], want, sizeof want);
+    PASS();
+} END_TEST
+
+// ----------------------------------------------------------------------------------------------------------------------
 
 static TCase* group(Suite* suite, const char* name) {
     TCase* tc = tcase_create(name);
@@ -2590,6 +2902,8 @@ int main(void) {
     TEST(simplicity_by_hand_and_by_differences)
     TEST(balance_and_efficiency_by_hand)
     TEST(balance_gradient_sums_to_zero_over_a_token)
+    TEST(of_equally_near_experts_the_lowest_number_serves)
+    TEST(statistics_by_hand)
     tc = group(suite, "model");
     TEST(gradients_of_a_dense_model)
     TEST(gradients_of_a_dynmoe_model_with_fixed_decisions)
@@ -2609,6 +2923,8 @@ int main(void) {
     TEST(padded_rows_of_the_vocabulary_stay_zero)
     TEST(nan_is_caught_where_it_is_born)
     TEST(the_model_itself_does_not_see_the_future)
+    TEST(nan_is_named_by_its_layer)
+    TEST(the_cost_of_a_token_by_hand)
     tc = group(suite, "adaptive");
     TEST(records_equal_a_recount_over_the_window)
     TEST(a_window_holds_one_step_more_than_its_length)
@@ -2623,6 +2939,8 @@ int main(void) {
     TEST(a_full_pool_is_said_once_and_changes_nothing)
     TEST(unit_rows_are_of_length_one)
     TEST(the_adaptive_process_can_be_switched_off_in_the_middle_of_a_window)
+    TEST(records_rest_outside_of_windows_and_begin_from_nothing)
+    TEST(a_layer_keeps_min_experts)
     tc = group(suite, "training");
     TEST(learning_rate_at_named_steps)
     TEST(one_batch_can_be_learned_by_heart)
@@ -2634,6 +2952,14 @@ int main(void) {
     TEST(evaluation_is_the_mean_over_windows_side_by_side)
     TEST(sampling)
     TEST(generating_continues_the_prompt)
+    TEST(random_streams_are_all_different)
+    TEST(batches_start_anywhere)
+    TEST(sampling_from_large_logits_and_never_from_the_padding)
+    TEST(the_log_tells_what_happened)
+    TEST(routing_adds_up_over_batches)
+    TEST(the_first_step_is_as_long_as_its_learning_rate)
+    TEST(overfitting_draws_one_batch)
+    TEST(checkpoints_are_saved_on_the_way)
     tc = group(suite, "files");
     TEST(safetensors_come_back_as_they_were_saved)
     TEST(damaged_safetensors_are_refused_with_one_line)
@@ -2659,6 +2985,9 @@ int main(void) {
     TEST(routers_and_shared_experts_survive_a_checkpoint)
     TEST(a_vocabulary_prints_tokens_as_text)
     TEST(flags_of_the_routers)
+    TEST(init_takes_masks_and_temperatures_from_the_file)
+    TEST(published_files_may_say_transformer_and_have_heads_of_64_channels)
+    TEST(letters_of_bytes_that_do_not_print)
     SRunner* sr = srunner_create(suite);
     srunner_set_fork_status(sr, CK_FORK);
     srunner_run_all(sr, CK_NORMAL);
