@@ -126,7 +126,7 @@ def main():
     import matplotlib.pyplot as plt
     colours = ["#000000", "#56b4e9", "#0072b2", "#009e73", "#e69f00", "#d55e00"]    # seen apart by colour-blind eyes too
     axes = [("steps", lambda r, p: p[0]), ("seconds, all cores", lambda r, p: 1e-3 * median(r["ms"]) * p[0]),
-            ("PFLOP, forward and backward", lambda r, p: 1e-15 * p[2])]
+            ("TFLOP, forward and backward", lambda r, p: 1e-12 * p[2])]
     figure, panels = plt.subplots(1, 3, figsize=(15, 4.6), sharey=True)
     for panel, (label, x) in zip(panels, axes):
         for (name, r), colour in zip(rows.items(), colours):
