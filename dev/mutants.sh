@@ -37,7 +37,8 @@ killed_by() { # runs the tests in this folder; prints what failed first, or noth
         fi
     done
     if ! compile train_gpt2_dynmoe; then echo "NOT COMPILED: train_gpt2_dynmoe"; return; fi
-    if ! sh test/test_cli.sh > said 2>&1; then sed -n 's/^FAILED: \([^:]*\).*/cli: \1/p' said | head -n 1 | cut -c 1-90; fi
+    if sh test/test_cli.sh > said 2>&1; then return; fi
+    echo "cli: $(sed -n 's/^FAILED: \([^:]*\).*/\1/p' said | head -n 1 | cut -c 1-90)"
 }
 
 new_folder() { # one that sees the base's files; its own copy of the program's source comes from stdin
