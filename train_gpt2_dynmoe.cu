@@ -3231,7 +3231,7 @@ void continue_text(GPT2* model, const Settings* s, const char* prompt, uint64_t*
     generate(model, s, tokens, n, total, rng);
     print_tokens(tokens, total, model->config.V, &v);
     if (v.n > 0) { free(v.bytes); free(v.at); }
-    free(file.shard);
+    if (file.n > 0) { free((void*)(uintptr_t)file.shard[0].path); free(file.shard); }
     if (log != NULL) {
         fprintf(log, "{\"type\":\"sample\",\"step\":%d,\"temperature\":%g,\"tokens\":[", s->steps, (double)s->temperature);
         for (int i = n; i < total; i++) { fprintf(log, "%s%d", i > n ? "," : "", tokens[i]); }
