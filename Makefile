@@ -24,7 +24,7 @@ export GOMP_SPINCOUNT
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .PHONY: help probes all data train ablation compare plot test test-scripts test-builds test-unit test-sanitize test-fuzz \
-        test-cuda test-long mutants fixture fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE
+        test-cuda test-long valgrind mutants fixture fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
@@ -296,6 +296,9 @@ test-long: ## the CUDA source on the CPU in four orders and with its accesses ch
 	sh test/train_both.sh
 	dev/cuda_on_cpu/test/run.sh
 	$(if $(NVCC),$(MAKE) CUDA_ON_CPU=0 train_gpt2_dynmoe_cu,@echo "not compiled with nvcc, which is not here")
+
+valgrind: ## short runs under valgrind, if it is installed (a minute)
+	sh test/valgrind.sh
 
 mutants: ## one-line bugs, test/wrong/*.sed: each must make a test or a fixture fail (minutes)
 	dev/mutants.sh
