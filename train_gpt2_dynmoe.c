@@ -129,7 +129,8 @@ void threads_set(int n) {
     openblas_set_num_threads(1);
 #endif
 #ifdef _OPENMP
-    omp_set_num_threads(n > 0 ? n : omp_get_num_procs());
+    int want = n > 0 ? n : omp_get_num_procs(), limit = omp_get_thread_limit(); // OMP_THREAD_LIMIT: above it OpenBLAS hangs
+    omp_set_num_threads(want < limit ? want : limit);
 #endif
     (void)n;
 }
