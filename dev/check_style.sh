@@ -61,10 +61,21 @@ line_budgets() {
         print FILENAME ":" FNR ": " length($0) " columns; break the line before column " max }'
 }
 
-# file, function: its lines from the signature to the closing brace, each with its number in front
+# file, name: the lines of a function from its signature to its closing brace, of a macro with all its continuations, or of a
+# typedef struct; each with its number in front
 function_text() {
     awk -v name="$2" '
-        !on && /^[A-Za-z_].*\(/ && !/;[ \t]*$/ { n = $0; sub(/\(.*/, "", n); sub(/.*[ *]/, "", n); on = n == name }
+        function is_it(text) { sub(/^__attribute__\(\(.*\)\) /, "", text); sub(/\(.*/, "", text); sub(/.*[ *]/, "", text)
+            return text == name }
+        !on && /^#[ \t]*define/ { n = $2; sub(/\(.*/, "", n); on = macro = n == name }
+        macro { print FNR ":" $0; if ($0 !~ /\\$/) exit; next }
+        !on && /^typedef struct/ { held = ""; open = 1 }
+        open { held = held FNR ":" $0 "\n"
+            if (match($0, /}[ \t]*[A-Za-z_0-9]+;/)) {
+                n = substr($0, RSTART, RLENGTH); gsub(/[} \t;]/, "", n); open = 0
+                if (n == name) { printf "%s", held; exit } }
+            next }
+        !on && /^[A-Za-z_].*\(/ && !/;[ \t]*$/ { on = is_it($0) }
         on { print FNR ":" $0 }
         on && /^}/ { exit }
         on && !body && /\{/ { body = 1; if (/}[ \t]*$/) exit }' "$1"

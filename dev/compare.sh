@@ -4,7 +4,7 @@
 # its trained routing, side by side, and prints the table. Resumable: what is done is not done again.
 #
 #   dev/compare.sh                       everything; then the table and, with matplotlib, a picture
-#   dev/compare.sh --table               the table of what is done so far (python3)
+#   dev/compare.sh --table [--into FILE] the table of what is done so far (python3), also between the markers of FILE
 #
 # Settings by environment: DATA="flags that name the data", STEPS=2000, SEEDS="1 2 3", JOBS=2 (runs at a time, one thread
 # each), OUT=out_compare, PROGRAM=./train_gpt2_dynmoe, ROUNDS=5 (of the speed measurement).
@@ -32,10 +32,10 @@ ROWS
 
 table() { # with a Python that can draw, if there is one
     for p in python3 /usr/bin/python3; do "$p" -c 'import matplotlib' 2> /dev/null && break; done
-    "$p" dev/compare_table.py "$OUT" "$(rows)"
+    "$p" dev/compare_table.py "$OUT" "$(rows)" "$@"
     exit
 }
-if [ "${1:-}" = "--table" ]; then table; fi
+if [ "${1:-}" = "--table" ]; then shift; table "$@"; fi
 [ -x "$PROGRAM" ] || { echo "error: $PROGRAM is missing" >&2; echo "---> HINT: make all data" >&2; exit 1; }
 mkdir -p "$OUT"
 

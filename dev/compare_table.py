@@ -1,7 +1,10 @@
 """
 The table and the picture of dev/compare.sh.
 
-    python3 dev/compare_table.py OUT ROWS         prints Markdown; writes OUT/compare.png if matplotlib is there
+    python3 dev/compare_table.py OUT ROWS [--into docs/dynmoe.md]
+
+Prints Markdown and then a line for every run; with --into the Markdown replaces what stands between the compare markers of that
+file. Writes OUT/compare.png if matplotlib is there.
 
 OUT holds one folder per run, NAME-SEED, and OUT/speed/NAME-ROUND with the speed at trained routing. ROWS is text, one row a
 line: a name, then flags. Validation loss in nats per token, at three equal budgets:
@@ -58,18 +61,30 @@ def loss_at(curve, budget, axis):
     return curve[-1][1]
 
 
+def run_line(name, records):
+    # one run for docs/results: loss, and per DynMoE layer k, experts at the end, events
+    layers = [r for r in records if r["type"] == "step"][-1]["layers"]
+    signs = {"add": "+", "remove": "-", "full": "="}
+    events = ["%d:%s%d@%d" % (r["layer"], signs[r["what"]], r["expert"], r["step"]) for r in records if r["type"] == "event"]
+    return "%-10s loss %.6f  k %s  experts %s  events %s" % (
+        name, [r for r in records if r["type"] == "val"][-1]["loss"], " ".join("%.2f" % l["k"] for l in layers),
+        " ".join("%d" % l["experts"] for l in layers), " ".join(events) or "-")
+
+
 def spread(values):
     return "%.4f (%.4f to %.4f)" % (mean(values), min(values), max(values))
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 5):
         sys.exit(__doc__)
-    out, rows = sys.argv[1], {}
+    out, rows, every, lines = sys.argv[1], {}, [], []
     for line in sys.argv[2].strip().splitlines():
         name, _, flags = line.partition(" ")
         folders = sorted(d for d in os.listdir(out) if d.rsplit("-", 1)[0] == name and d.rsplit("-", 1)[1].isdigit())
-        logs = [r for r in (read_log(os.path.join(out, d, "log.jsonl")) for d in folders) if r]
+        runs = [(d, read_log(os.path.join(out, d, "log.jsonl"))) for d in folders]
+        every += [run_line(d, r) for d, r in runs if r]
+        logs = [r for _, r in runs if r]
         if logs:
             rows[name] = {"flags": flags, "curves": [curve_of(r) for r in logs], "ms": []}
     for d in sorted(os.listdir(os.path.join(out, "speed"))) if os.path.isdir(os.path.join(out, "speed")) else []:
@@ -85,20 +100,20 @@ def main():
         r["seconds"] = 1e-3 * median(r["ms"]) * r["steps"] if timed else 0.0
     least_flop, least_time = min(r["flop"] for r in rows.values()), min(r["seconds"] for r in rows.values())
 
-    print("| router | equal steps | equal time | equal FLOP | mean k | parameters used, million | tok/s | seeds |")
-    print("|---|---|---|---|---|---|---|---|")
+    lines.append("| router | equal steps | equal time | equal FLOP | mean k | parameters used, million | tok/s | seeds |")
+    lines.append("|---|---|---|---|---|---|---|---|")
     for name, r in rows.items():
         k, run = mean([k for _, k, _ in r["curves"]]), r["curves"][0][2]
         tokens = int(run["flags"]["batch"]) * int(run["flags"]["context"])
         used = 1e-6 * (run["used"][0] + run["used"][1] * k)
         budget = least_time / (1e-3 * median(r["ms"])) if timed else 0
-        print("| %s `%s` | %s | %s | %s | %.2f | %.3f | %s | %d |" % (
+        lines.append("| %s `%s` | %s | %s | %s | %.2f | %.3f | %s | %d |" % (
             name, r["flags"], spread([c[-1][1] for c, _, _ in r["curves"]]),
             spread([loss_at(c, budget, 0) for c, _, _ in r["curves"]]) if timed else "not timed",
             spread([loss_at(c, least_flop, 2) for c, _, _ in r["curves"]]), k, used,
             "%.0f" % (1000 * tokens / median(r["ms"])) if r["ms"] else "not timed", len(r["curves"])))
     run = next(iter(rows.values()))["curves"][0][2]
-    print("\n%d runs of %d steps, %s, commit %s. Parameters used by a token of %.3f million. tok/s: median of %s rounds, all cores."
+    lines.append("\n%d runs of %d steps, %s, commit %s. Parameters used by a token of %.3f million. tok/s: median of %s rounds, all cores."
           % (sum(len(r["curves"]) for r in rows.values()), next(iter(rows.values()))["steps"], run["machine"], run["commit"],
              1e-6 * max(r["curves"][0][2]["parameters"] for r in rows.values()), max(len(r["ms"]) for r in rows.values())))
     fixed = [r for n, r in rows.items() if n.startswith("top-") and n[4:].isdigit()]
@@ -114,9 +129,17 @@ def main():
             ours, theirs = at(rows["top-any"]), [mean(seed) for seed in zip(*[at(r) for r in fixed])]
             lower = sum(a < b for a, b in zip(ours, theirs))
             claim[budget] = "%.4f against %.4f, lower with %d of %d seeds" % (mean(ours), mean(theirs), lower, len(theirs))
-        print("\nThe paper's claim, top-any at least as good as the mean over the fixed top-k settings, in this run:")
+        lines.append("\nThe paper's claim, top-any at least as good as the mean over the fixed top-k settings, in this run:")
         for budget, words in claim.items():
-            print("- at equal %s: %s" % (budget, words))
+            lines.append("- at equal %s: %s" % (budget, words))
+    table = "\n".join(lines) + "\n"
+    print(table + "\n" + "\n".join(every))
+    if len(sys.argv) == 5:
+        begin, end = "<!-- compare:begin -->\n", "<!-- compare:end -->\n"
+        with open(sys.argv[4]) as f:
+            text = f.read()
+        with open(sys.argv[4], "w") as f:
+            f.write(text[:text.index(begin) + len(begin)] + table + text[text.index(end):])
     try:
         import matplotlib
     except ImportError:

@@ -52,12 +52,13 @@ part_speed() { # GPT-2 124M with 6 of 12 layers DynMoE, E = 8, context 1024: den
     make train CUDA=1 OUT="$OUT/train"
 }
 
+bad=0
 for part in ${*:-machine build tests sanitize speed}; do
     file="$OUT/$part.txt"
     if [ -f "$file" ]; then echo "$part: done, $file"; continue; fi
     echo "==== $part"
     if "part_$part" > "$file.tmp" 2>&1; then mv "$file.tmp" "$file"
-    else echo "$part failed:"; tail -n 5 "$file.tmp"; fi
+    else bad=1; echo "$part failed:"; tail -n 5 "$file.tmp"; fi
     [ ! -f "$file" ] || cat "$file"
 done
 report=docs/results/$(date -u +%Y-%m-%d)-GPU.txt
@@ -66,3 +67,4 @@ for part in machine build tests sanitize speed; do
 done > "$report.tmp"
 mv "$report.tmp" "$report"
 echo "wrote $report"
+exit $bad

@@ -110,6 +110,10 @@ succeeds "one batch only" --data text.txt $tiny --steps 400 --overfit 1 --lr 0.0
 check "--overfit 1 comes near zero" awk '/"type":"step"/ { split($0, a, "\"loss\":"); loss = a[2] + 0 }
     END { exit !(loss > 0 && loss < 0.05) }' fit/log.jsonl
 
+# fewer threads than were asked for: BLAS must not wait for those that never come (waiting takes CPU time, so ulimit ends it)
+check "OMP_THREAD_LIMIT below --threads" sh -c 'ulimit -t 30; OMP_THREAD_LIMIT=1 exec "$0" --data text.txt --steps 2 --threads 2 \
+    --val-tokens 512 --generate 0 --out limit' "$program"
+
 # from a checkpoint
 succeeds "generate" --init first.safetensors --prompt line --generate 20 --temperature 0
 check "the prompt comes first" grep -q '^line' stdout

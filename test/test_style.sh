@@ -109,6 +109,19 @@ echo "twice train_gpt2_dynmoe.c" >> dev/twins.txt
 catches "twin with one file" "dev/twins.txt:1: 'twice train_gpt2_dynmoe.c" "function fileA fileB"
 sed -i.tmp 's/return 2/return 3/' train_gpt2_dynmoe.cu
 accepts "what is no twin may differ"
+# a macro of two lines and a struct, alike in both; then one line of each differs
+for change in none 's/(x) + 1/(x) + 2/' 's/int n;/long n;/'; do
+    for f in train_gpt2_dynmoe.c train_gpt2_dynmoe.cu; do
+        printf '#define PLUS(x) \\\n    ((x) + 1)\ntypedef struct {\n    int n;\n} Count;\n' >> "$f"
+    done
+    for name in PLUS Count; do echo "$name train_gpt2_dynmoe.c train_gpt2_dynmoe.cu" >> dev/twins.txt; done
+    [ "$change" = none ] || sed -i.tmp "$change" train_gpt2_dynmoe.cu
+    case $change in
+        none) accepts "twins of a macro and of a struct"; fresh ;;
+        *'(x)'*) catches "twin macro differs" "train_gpt2_dynmoe.c:11: twin PLUS differs" "make both the same" ;;
+        *) catches "twin struct differs" "train_gpt2_dynmoe.c:13: twin Count differs" "make both the same" ;;
+    esac
+done
 
 # links
 printf 'one\ntwo `train_gpt2_dynmoe.c:4 twice`\n' > docs/a.md
