@@ -182,10 +182,10 @@ TEST_FLAGS := -I. -Wno-unused-function
 $(TOOLS) test/fixture: %: %.c $(SOURCES) .flags.tmp
 	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS)
 	@echo "built $@"
-$(TESTS): %: %.c $(SOURCES) .flags.tmp
+$(TESTS): %: %.c test/suite.h $(SOURCES) .flags.tmp
 	$(if $(CHECK),,@echo "the tests need Check, which is not there"; echo "---> HINT: run dev/setup.sh"; exit 1)
 	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS) $(CHECK)
-$(TESTS:=_sanitize): %_sanitize: %.c $(SOURCES) .flags.tmp
+$(TESTS:=_sanitize): %_sanitize: %.c test/suite.h $(SOURCES) .flags.tmp
 	$(CC) $(subst -O3,-O0,$(CFLAGS)) $(TEST_FLAGS) $(SANITIZE) -fno-sanitize-recover=all $< -o $@ $(LIBS) $(CHECK)
 test/fixture_no_blas: test/fixture.c $(SOURCES) .flags.tmp
 	$(CC) $(BASE) $(USE_OMP) $(TEST_FLAGS) $< -o $@ -lm

@@ -113,9 +113,11 @@ def main():
             spread([loss_at(c, least_flop, 2) for c, _, _ in r["curves"]]), k, used,
             "%.0f" % (1000 * tokens / median(r["ms"])) if r["ms"] else "not timed", len(r["curves"])))
     run = next(iter(rows.values()))["curves"][0][2]
-    lines.append("\n%d runs of %d steps, %s, commit %s. Parameters used by a token of %.3f million. tok/s: median of %s rounds, all cores."
-          % (sum(len(r["curves"]) for r in rows.values()), next(iter(rows.values()))["steps"], run["machine"], run["commit"],
-             1e-6 * max(r["curves"][0][2]["parameters"] for r in rows.values()), max(len(r["ms"]) for r in rows.values())))
+    lines.append("\n%d runs of %d steps, %s, commit %s. Parameters used by a token, of %.3f million at most. tok/s: median of %d"
+                 " rounds, all cores." % (sum(len(r["curves"]) for r in rows.values()), next(iter(rows.values()))["steps"],
+                                          run["machine"], run["commit"],
+                                          1e-6 * max(r["curves"][0][2]["parameters"] for r in rows.values()),
+                                          max(len(r["ms"]) for r in rows.values())))
     fixed = [r for n, r in rows.items() if n.startswith("top-") and n[4:].isdigit()]
     if fixed and "top-any" in rows:
         claim = {}

@@ -76,7 +76,7 @@ trap 'exit 1' HUP INT TERM
 begin=$(date +%s)
 mkdir -p "$dir/base/test"
 cp $source Makefile "$dir/base/"
-cp -R test/fixture.c test/test_gpt2_dynmoe.c test/test_cli.sh test/fixtures test/gpt2 "$dir/base/test/"
+cp -R test/fixture.c test/test_gpt2_dynmoe.c test/suite.h test/test_cli.sh test/fixtures test/gpt2 "$dir/base/test/"
 # the commands of the Makefile, quicker: fixtures at -O0, the rest at -O1, because fixtures run for less than compiling takes;
 # no debug information; a bug may leave something unused, so warnings are allowed
 (cd "$dir/base" && make -n test/fixture test/test_gpt2_dynmoe train_gpt2_dynmoe) | grep -e ' -o t' |

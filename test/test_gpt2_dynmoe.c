@@ -19,10 +19,9 @@ model: the threads of OpenMP do not survive a fork.
 #include <check.h> // after the program: it has a macro fail()
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include "suite.h"
 
-static int pass_code;
 static char folder[] = "/tmp/test_gpt2_dynmoe_XXXXXX";
-#define PASS() exit(pass_code)
 
 // ----------------------------------------------------------------------------------------------------------------------
 // Helpers
@@ -2869,8 +2868,7 @@ static TCase* group(Suite* suite, const char* name) {
 }
 
 int main(void) {
-    srand((unsigned)time(NULL));
-    pass_code = 100 + rand() % 27; // none of the codes that anything here exits with
+    suite_draw_code();
     if (mkdtemp(folder) == NULL) { perror(folder); return 1; }
     Suite* suite = suite_create("train_gpt2_dynmoe");
     TCase* tc = NULL;
@@ -2988,16 +2986,11 @@ int main(void) {
     TEST(init_takes_masks_and_temperatures_from_the_file)
     TEST(published_files_may_say_transformer_and_have_heads_of_64_channels)
     TEST(letters_of_bytes_that_do_not_print)
-    SRunner* sr = srunner_create(suite);
-    srunner_set_fork_status(sr, CK_FORK);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr), run = srunner_ntests_run(sr);
-    srunner_free(sr);
+    int run, failed = suite_run(suite, &run);
     glob_t g;
     char pattern[64];
     snprintf(pattern, sizeof pattern, "%s/*", folder);
     if (glob(pattern, 0, NULL, &g) == 0) { for (size_t i = 0; i < g.gl_pathc; i++) { unlink(g.gl_pathv[i]); } globfree(&g); }
     rmdir(folder);
-    printf("%d passed, %d failed\n", run - failed, failed);
-    return failed == 0 ? 0 : 1;
+    return suite_end(failed, run);
 }

@@ -10,9 +10,7 @@ it reaches its last line, PASS(), which exits with a code drawn at random when t
 #include "../dev/specialisation.c"
 #include <check.h> // after the program: it has a macro fail(), the program a function
 #include <sys/wait.h>
-
-static int pass_code;
-#define PASS() exit(pass_code)
+#include "suite.h"
 
 // ----------------------------------------------------------------------------
 // Information
@@ -494,8 +492,7 @@ START_TEST(files_that_do_not_go_together_are_refused) {
 // ----------------------------------------------------------------------------
 
 int main(void) {
-    srand((unsigned)time(NULL));
-    pass_code = 65 + rand() % 30; // none of the codes that anything here exits with
+    suite_draw_code();
     Suite* suite = suite_create("specialisation");
     TCase* tc = tcase_create("specialisation");
     tcase_set_timeout(tc, 60);
@@ -524,11 +521,6 @@ int main(void) {
     tcase_add_exit_test(tc, wrong_truths_are_refused, pass_code);
     tcase_add_exit_test(tc, files_that_do_not_go_together_are_refused, pass_code);
 
-    SRunner* sr = srunner_create(suite);
-    srunner_set_fork_status(sr, CK_FORK);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr), run = srunner_ntests_run(sr);
-    srunner_free(sr);
-    printf("%d passed, %d failed\n", run - failed, failed);
-    return failed == 0 ? 0 : 1;
+    int run, failed = suite_run(suite, &run);
+    return suite_end(failed, run);
 }

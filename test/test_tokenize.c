@@ -14,9 +14,8 @@ it reaches its last line, PASS(), which exits with a code drawn at random when t
 #include <sys/wait.h>
 #define TESTING
 #include "../data/tokenize.c"
+#include "suite.h"
 
-static int pass_code;
-#define PASS() exit(pass_code)
 #define MUST(what, ...) do { if (!(what)) { ck_abort_msg(__VA_ARGS__); } } while (0) // in loops: an assertion is a write to a pipe
 
 #define SMALL "test/bpe/small.bpe"
@@ -807,8 +806,7 @@ START_TEST(wrong_options_are_refused) {
 // ----------------------------------------------------------------------------
 
 int main(void) {
-    srand((unsigned)time(NULL));
-    pass_code = 65 + rand() % 32; // none of the codes that anything here exits with
+    suite_draw_code();
     Suite* s = suite_create("tokenize");
     TCase* tc = tcase_create("tokenize");
     tcase_set_timeout(tc, 60);
@@ -839,11 +837,6 @@ int main(void) {
     tcase_add_exit_test(tc, help_names_every_option, pass_code);
     tcase_add_exit_test(tc, wrong_options_are_refused, pass_code);
 
-    SRunner* sr = srunner_create(s);
-    srunner_set_fork_status(sr, CK_FORK);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr), ran = srunner_ntests_run(sr);
-    srunner_free(sr);
-    printf("%d passed, %d failed\n", ran - failed, failed);
-    return failed == 0 ? 0 : 1;
+    int run, failed = suite_run(s, &run);
+    return suite_end(failed, run);
 }

@@ -16,9 +16,7 @@ program starts. The first process runs no model: the threads of OpenMP do not su
 #include "../dev/stats.c"
 #include <check.h> // after the program: it has a macro fail()
 #include <sys/wait.h>
-
-static int pass_code;
-#define PASS() exit(pass_code)
+#include "suite.h"
 
 // ----------------------------------------------------------------------------
 // Helpers
@@ -1207,8 +1205,7 @@ START_TEST(colour_refuses_what_does_not_fit) {
 // ----------------------------------------------------------------------------
 
 int main(void) {
-    srand((unsigned)time(NULL));
-    pass_code = 65 + rand() % 30; // none of the codes that anything here exits with
+    suite_draw_code();
     if (mkdtemp(folder) == NULL) { printf("cannot make %s\n", folder); return 1; }
     Suite* suite = suite_create("tools");
     TCase* tc;
@@ -1264,14 +1261,9 @@ int main(void) {
     TEST(tokens_of_bpe)
     TEST(colour_refuses_what_does_not_fit)
 
-    SRunner* sr = srunner_create(suite);
-    srunner_set_fork_status(sr, CK_FORK);
-    srunner_run_all(sr, CK_NORMAL);
-    int failed = srunner_ntests_failed(sr), run = srunner_ntests_run(sr);
-    srunner_free(sr);
+    int run, failed = suite_run(suite, &run);
     setup();
     remove(log_path); remove(model_path); remove(text_path); remove(json_path); remove(bpe_path);
     if (rmdir(folder) != 0) { printf("something is left in %s\n", folder); failed++; }
-    printf("%d passed, %d failed\n", run - failed, failed);
-    return failed == 0 ? 0 : 1;
+    return suite_end(failed, run);
 }

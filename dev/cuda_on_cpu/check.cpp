@@ -145,15 +145,6 @@ __attribute__((destructor)) static void finish() {
 // ----------------------------------------------------------------------------------------------------------------------
 // What an address is
 
-__attribute__((format(printf, 1, 2))) static std::string text(const char* format, ...) {
-    char buffer[512];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(buffer, sizeof buffer, format, args);
-    va_end(args);
-    return buffer;
-}
-
 static std::string name_in_arena(const char* p) {
     size_t at = (size_t)(p - arena);
     auto dead = freed.upper_bound(at), alive = living.upper_bound(at);

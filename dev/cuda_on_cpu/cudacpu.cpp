@@ -160,8 +160,7 @@ const char* setting(const char* name, const char* otherwise) {
     return value != NULL && *value != '\0' ? value : otherwise;
 }
 
-static std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));
-static std::string text(const char* format, ...) {
+std::string text(const char* format, ...) {
     char buffer[2048];
     va_list args;
     va_start(args, format);

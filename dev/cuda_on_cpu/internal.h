@@ -32,6 +32,7 @@ enum { MAX_THREADS = 1024, WARP_LANES = 32, POISON = 0xff }; // bytes of 0xff: N
 const size_t MAX_SHARED = 227 << 10;                        // that a block can have, as on an H100
 
 // cudacpu.cpp
+std::string text(const char* format, ...) __attribute__((format(printf, 1, 2))); // printf into a string
 extern bool in_kernel;
 extern const char* kernel_name;
 extern uint64_t interval;         // +1 whenever a block begins or completes a barrier

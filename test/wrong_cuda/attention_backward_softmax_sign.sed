@@ -1,0 +1,2 @@
+# the sum is added, not subtracted
+/^__global__ void softmax_backward_kernel(/,/^}/ s~- sum)~+ sum)~

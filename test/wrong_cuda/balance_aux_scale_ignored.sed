@@ -1,0 +1,2 @@
+# balance is not scaled by the weight of the micro-batch
+/^void moe_backward(/,/^}/ s~aux_scale \* c->aux_weight\[BALANCE\] \* (float)E~c->aux_weight[BALANCE] * (float)E~

@@ -1,0 +1,2 @@
+# channels from 256 on get no gradient
+/^__global__ void gate_backward_W_kernel(/,/^}/ s~c += blockDim\.x~c += C~
