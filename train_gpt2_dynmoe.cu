@@ -447,7 +447,7 @@ __global__ void layernorm_backward_kernel(floatX* dinp, const floatX* dout, cons
 template <typename floatX>
 __global__ void layernorm_backward_weights_kernel(float* partial, const floatX* dout, const floatX* inp, const float* mean,
                                                   const float* rstd, int N, int C) {
-    // partial (slabs, 2, C): sums of dout * norm, then of dout. One block of (32, 8) threads for 32 columns and a slab
+    // partial (2, slabs, C): sums of dout * norm, then of dout. One block of (32, 8) threads for 32 columns and a slab
     __shared__ float sums[2][8][WARP];
     int c = blockIdx.x * WARP + threadIdx.x, end = min(N, (int)(blockIdx.y + 1) * SLAB);
     float w = 0.0f, b = 0.0f;
@@ -461,21 +461,20 @@ __global__ void layernorm_backward_weights_kernel(float* partial, const floatX* 
     __syncthreads();
     if (threadIdx.y > 0 || c >= C) { return; }
     for (int k = 1; k < 8; k++) { w += sums[0][k][threadIdx.x]; b += sums[1][k][threadIdx.x]; }
-    partial[((size_t)blockIdx.y * 2 + 0) * C + c] = w;
-    partial[((size_t)blockIdx.y * 2 + 1) * C + c] = b;
+    partial[(size_t)blockIdx.y * C + c] = w;
+    partial[(size_t)(gridDim.y + blockIdx.y) * C + c] = b;
 }
 
 template <typename floatX>
 void layernorm_backward_add(floatX* dinp, float* dweight, float* dbias, const floatX* dout, const floatX* inp, const float* mean,
                             const float* rstd, const floatX* weight, float* scratch, int N, int C) {
     // forward: norm = (inp - mean) * rstd; out = norm * weight + bias
-    // dout (N, C) -> added to dinp (N, C), which already holds the gradient of the residual path. dbias lies behind dweight.
-    require(dbias == dweight + C, "a bug: please report it", "layernorm: dweight and dbias are not neighbours");
+    // dout (N, C) -> added to dinp (N, C), which already holds the gradient of the residual path
     layernorm_backward_weights_kernel<<<dim3(blocks_for((size_t)C, WARP), slabs_for(N)), dim3(WARP, 8)>>>(scratch, dout, inp, mean,
-                                                                                                          rstd,
-                                                                                                       N, C);
+                                                                                                          rstd, N, C);
     LAUNCHED();
-    add_slabs(dweight, scratch, slabs_for(N), 2 * C);
+    add_slabs(dweight, scratch, slabs_for(N), C);
+    add_slabs(dbias, scratch + (size_t)slabs_for(N) * C, slabs_for(N), C);
     layernorm_backward_kernel<<<WARPS(N)>>>(dinp, dout, inp, mean, rstd, weight, N, C);
     LAUNCHED();
 }

@@ -1,0 +1,559 @@
+/*
+The vision program against its C reference (test/vit_reference.h), in one process: every kernel that train_gpt2_dynmoe.cu does not
+have beside its C twin, in fp32 and in bf16, then whole training steps, the adaptive process, checkpoints, batches. The kernels
+that both programs have are the same text (dev/twins.txt) and are compared in test_gpt2_dynmoe.cu.
+
+    make test-cuda                    on a GPU
+    make test-cuda CUDA_ON_CPU=1      the same source without one (docs/cuda_on_cpu.md)
+*/
+#define REFERENCE "vit_reference.h"
+#include "cuda_reference.h"
+#include "../train_vit_dynmoe.cu"
+static ViT model;
+#include "cuda_compare.h"
+
+static ref::VitReference twin;
+static Settings settings;
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Pictures to tokens, and the head
+
+static float plain_pixel(const unsigned char* picture, const View* v, int plane, int row, int col, int size, int planes) {
+    // what view_pixel promises, step by step, before the normalisation
+    double x[3];
+    int r = row + v->dy, c = v->flip ? size - 1 - col + v->dx : col + v->dx;
+    for (int k = 0; k < planes; k++) {
+        double p = r < 0 || c < 0 || r >= size || c >= size ? 0.0 : picture[(k * size + r) * size + c] / 255.0;
+        p = fmin(1.0, p * (double)v->brightness);
+        x[k] = fmin(1.0, fmax(0.0, (p - 0.5) * (double)v->contrast + 0.5));
+    }
+    if (planes == 1) { return (float)x[0]; }
+    double gray = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2];
+    return (float)fmin(1.0, fmax(0.0, gray + (double)v->saturation * (x[plane] - gray)));
+}
+
+template <typename floatX> static void patches(const char* dtype) {
+    static const int shapes[][4] = {{3, 8, 3, 4}, {2, 9, 1, 3}, {1, 12, 2, 12}, {5, 6, 3, 2}}; // B, size, planes, patch
+    for (int s = 0; s < 4; s++) {
+        int B = shapes[s][0], size = shapes[s][1], planes = shapes[s][2], patch = shapes[s][3], P = size / patch * (size / patch);
+        size_t area = (size_t)planes * size * size, n = (size_t)B * area;
+        unsigned char* bytes = (unsigned char*)alloc_zeroed(7 * area, 1, "a test");
+        float *images = randoms(n, 1), *want = randoms(n, 1);
+        Item items[5];
+        Norm norm = {{0.5f, 0.4f, 0.3f}, {0.2f, 0.3f, 0.25f}};
+        say(dtype, B, size, planes);
+        for (size_t i = 0; i < 7 * area; i++) { bytes[i] = (unsigned char)random_u32(&rng); }
+        for (int b = 0; b < B; b++) {
+            for (int i = 0; i < 2; i++) {
+                View v = {(int)(random_u32(&rng) % 7), (int)(random_u32(&rng) % 7) - 3, (int)(random_u32(&rng) % 7) - 3,
+                          (int)(random_u32(&rng) % 2), 0.5f + random_f32(&rng), 0.5f + random_f32(&rng), 0.5f + random_f32(&rng)};
+                items[b].view[i] = b == 0 ? view_plain(6) : v;
+            }
+            items[b].lam = b == 0 ? 1.0f : random_f32(&rng);
+            for (int plane = 0, j = 0; plane < planes; plane++) {
+                for (int row = 0; row < size; row++) {
+                    for (int col = 0; col < size; col++, j++) {
+                        double x[2];
+                        for (int i = 0; i < 2; i++) {
+                            const View* v = &items[b].view[i];
+                            x[i] = ((double)plain_pixel(bytes + v->picture * area, v, plane, row, col, size, planes) -
+                                    (double)norm.mean[plane]) / (double)norm.std[plane];
+                        }
+                        images[b * area + j] = (float)((double)items[b].lam * x[0] + (1.0 - (double)items[b].lam) * x[1]);
+                    }
+                }
+            }
+        }
+        ref::patches_forward(want, images, B, planes, size, patch);
+        floatX* got = room<floatX>(n);
+        patches_forward(got, up(bytes, 7 * area), up(items, (size_t)B), norm, B, size, planes, patch);
+        near("patches", got, want, n, 4);
+        ck_assert_int_eq(P * planes * patch * patch, (int)area);
+        free(bytes); free(images); free(want);
+    }
+}
+BOTH_TYPES(patches)
+
+template <typename floatX> static void tokens_and_head(const char* dtype) {
+    static const int shapes[][4] = {{3, 5, 8, 10}, {2, 17, 33, 3}, {1, 2, 3, 1}, {40, 3, 7, 70}}; // B, T, C, classes
+    for (int s = 0; s < 4; s++) {
+        int B = shapes[s][0], T = shapes[s][1], C = shapes[s][2], classes = shapes[s][3];
+        size_t n = (size_t)B * T * C, m = (size_t)B * (T - 1) * C, bc = (size_t)B * C, bz = (size_t)B * classes;
+        say(dtype, B, T, C);
+        float *embedded = rounded<floatX>(m, 1), *cls = rounded<floatX>((size_t)C, 1), *wpe = rounded<floatX>((size_t)T * C, 1);
+        float *out = randoms(n, 1), *d = rounded<floatX>(n, 1), *dembedded = randoms(m, 1), *dcls = randoms((size_t)C, 1);
+        float* dwpe = randoms((size_t)T * C, 1);
+        floatX *gout = room<floatX>(n), *gdembedded = room<floatX>(m), *gd = upX<floatX>(d, n), *gcls = room<floatX>(bc);
+        float *gdcls = up(dcls, (size_t)C), *gdwpe = up(dwpe, (size_t)T * C);
+        tokens_forward(gout, upX<floatX>(embedded, m), upX<floatX>(cls, (size_t)C), upX<floatX>(wpe, (size_t)T * C), B, T, C);
+        ref::tokens_forward(out, embedded, cls, wpe, B, T, C);
+        near("tokens", gout, out, n, 1);
+        tokens_backward(gdembedded, gdcls, gdwpe, gd, B, T, C);
+        ref::tokens_backward(dembedded, dcls, dwpe, d, B, T, C);
+        near("dembedded", gdembedded, dembedded, m, 1);
+        near("dcls", gdcls, dcls, (size_t)C, B);
+        near("dwpe", gdwpe, dwpe, (size_t)T * C, B);
+        cls_forward(gcls, gd, B, T, C); // the rows 0, T, 2T ..
+        float *rows = randoms(bc, 1), *back = (float*)alloc_zeroed(n, sizeof(float), "a test");
+        for (int b = 0; b < B; b++) { memcpy(rows + b * C, d + (size_t)b * T * C, (size_t)C * sizeof(float)); }
+        near("CLS tokens", gcls, rows, bc, 1);
+        for (int b = 0; b < B; b++) { memcpy(back + (size_t)b * T * C, rows + b * C, (size_t)C * sizeof(float)); }
+        cls_backward(gd, gcls, B, T, C); // over what was there
+        near("dinp", gd, back, n, 1);
+        // the classifier
+        float *z = rounded<floatX>(bz, 3), *losses = randoms((size_t)B, 1), *lse = randoms((size_t)B, 1), *dz = randoms(bz, 1);
+        float *glosses = room<float>((size_t)B), *db = randoms((size_t)classes, 1), *gdb;
+        ref::Target target[40];
+        Item items[40];
+        for (size_t i = 0; s == 0 && i < bz; i++) { z[i] += 100.0f; } // exp(100) is more than a float holds
+        round_to<floatX>(z, bz);
+        for (int b = 0; b < B; b++) {
+            target[b].y = items[b].y[0] = (int)(random_u32(&rng) % (uint32_t)classes);
+            target[b].y2 = items[b].y[1] = b % 3 == 0 ? target[b].y : (int)(random_u32(&rng) % (uint32_t)classes);
+            target[b].lam = items[b].lam = b % 2 ? random_f32(&rng) : 1.0f;
+        }
+        for (int smooth = 0; smooth < 2; smooth++) {
+            float smoothing = smooth ? 0.3f : 0.0f;
+            floatX* gz = upX<floatX>(z, bz);
+            ref::soft_crossentropy_forward(losses, lse, z, target, smoothing, B, classes);
+            ref::soft_crossentropy_backward(dz, z, lse, target, smoothing, 1.0f, B, classes);
+            classifier(glosses, gz, up(items, (size_t)B), smoothing, B, classes, 0);
+            near("logits stay", gz, z, bz, 1);
+            slack = s == 0 ? 100.0 * FLT_EPSILON : 0.0; // logits of 100 lose that much when the sum is taken away
+            near("losses", glosses, losses, (size_t)B, classes + 10);
+            classifier(glosses, gz, up(items, (size_t)B), smoothing, B, classes, 1);
+            near("dlogits", gz, dz, bz, classes + 10);
+            slack = 0.0;
+            round_to<floatX>(dz, bz);
+            gdb = up(db, (size_t)classes);
+            head_bias_kernel<<<WARPS(classes)>>>(gdb, upX<floatX>(dz, bz), 0.25f, B, classes);
+            LAUNCHED();
+            float* want = randoms((size_t)classes, 1);
+            memcpy(want, db, (size_t)classes * sizeof(float));
+            for (size_t i = 0; i < bz; i++) { want[i % (size_t)classes] += 0.25f * dz[i]; }
+            near("dheadb", gdb, want, (size_t)classes, B);
+        }
+    }
+}
+BOTH_TYPES(tokens_and_head)
+
+template <typename floatX> static void expert_norms(const char* dtype) { // an expert without rows; one with more than a slab
+    int count[4] = {5, 0, 300, 1}, offset[5], C = 24, E = 4;
+    offset[0] = 0;
+    for (int e = 0; e < E; e++) { offset[e + 1] = offset[e] + count[e]; }
+    size_t n = (size_t)offset[E] * C, ec = (size_t)E * C, R = (size_t)offset[E];
+    say(dtype, E, (int)R, C);
+    float *raw = rounded<floatX>(n, 2), *w = rounded<floatX>(ec, 1), *b = rounded<floatX>(ec, 1), *out = randoms(n, 1);
+    float *mean = randoms(R, 1), *rstd = randoms(R, 1), *d = rounded<floatX>(n, 1), *draw = randoms(n, 1), *dw = randoms(ec, 1);
+    float *db = randoms(ec, 1), *gmean = room<float>(R), *grstd = room<float>(R), *gdw = up(dw, ec), *gdb = up(db, ec);
+    floatX *graw = upX<floatX>(raw, n), *gw = upX<floatX>(w, ec), *gout = room<floatX>(n), *gdraw = room<floatX>(n);
+    experts_layernorm_forward(gout, gmean, grstd, graw, gw, upX<floatX>(b, ec), offset, count, E, C);
+    ref::expert_norms_forward(out, mean, rstd, raw, w, b, offset, E, C);
+    near("out", gout, out, n, C);
+    near("mean", gmean, mean, R, C);
+    experts_layernorm_backward_add(gdraw, gdw, gdb, upX<floatX>(d, n), graw, gmean, grstd, gw, room<float>(4 * (size_t)C), offset,
+                                   count, E, C);
+    ref::expert_norms_backward(draw, dw, db, d, raw, mean, rstd, w, offset, E, C);
+    near("drows", gdraw, draw, n, C);
+    near("dlnw", gdw, dw, ec, 300);
+    near("dlnb", gdb, db, ec, 300);
+}
+BOTH_TYPES(expert_norms)
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Whole steps
+
+static Pictures set;        // random pictures with some order in them
+static Item items[16];
+static ref::Target target[16];
+static float* images;       // (B, P, K) of the batch, as the reference reads them
+
+static void set_make(int n, int size, int planes, int classes) {
+    memset(&set, 0, sizeof set);
+    set.path = "pictures of a test";
+    set.size = size;
+    set.planes = planes;
+    size_t area = (size_t)planes * size * size;
+    unsigned char* picture = (unsigned char*)alloc_zeroed(area, 1, "a test");
+    for (int i = 0; i < n; i++) {
+        int y = (int)(random_u32(&rng) % (uint32_t)classes);
+        for (size_t j = 0; j < area; j++) { picture[j] = (unsigned char)(random_u32(&rng) % 128 + (unsigned)(y * 100 / classes)); }
+        pictures_add(&set, picture, y, -1);
+    }
+    set.classes = classes;
+    pictures_to_device(&set);
+    free(picture);
+}
+
+static void batch_for_both(int is_bf16) { // items, target and images from the program's own augmentation, which is compared above
+    int B = settings.batch, K = model.config.planes * model.config.patch * model.config.patch, P = model.config.T - 1;
+    size_t n = (size_t)B * P * K;
+    free(images);
+    images = (float*)alloc_zeroed(n, sizeof(float), "a test");
+    float* d = room<float>(n);
+    patches_forward(d, set.device, up(items, (size_t)B), model.config.norm, B, set.size, set.planes, model.config.patch);
+    to_host(images, d, n * sizeof(float));
+    if (is_bf16) { round_to<bf16>(images, n); }
+    for (int b = 0; b < B; b++) {
+        target[b].y = items[b].y[0];
+        target[b].y2 = items[b].y[1];
+        target[b].lam = items[b].lam;
+    }
+}
+
+static void first_values(int is_bf16) { // of the twin, like those of a trained model
+    ref::GPT2* t = &twin.trunk;
+    uint64_t state = 5;
+    ref::gpt2_init(t, settings.start_experts, 0, settings.threshold, &state);
+    for (int i = 0; i < t->n_tensors; i++) {
+        const ref::Tensor* a = &t->table[i];
+        float* p = t->params_memory + a->offset;
+        if (a->first == ref::ORTHOGONAL) { continue; }
+        for (size_t j = 0; j < a->size; j++) {
+            p[j] = (a->first == ref::ONES ? 1.0f : 0.0f) + (strstr(a->name, "gateG") ? 0.1f : 0.2f) * (float)random_normal(&rng);
+        }
+        if (is_bf16 && strstr(a->name, "gate") == NULL) { round_to<bf16>(p, a->size); }
+    }
+}
+
+static void copy_to_model(void) { // parameters and masks of the twin
+    for (int i = 0; i < model.n_tensors; i++) {
+        const Tensor* t = &model.table[i];
+        const ref::Tensor* a = tensor_of(&twin.trunk, t->name);
+        ck_assert_msg(a->size == t->size && a->slots == t->slots, "%s: another shape", t->name);
+        memcpy(model.params_memory + t->offset, twin.trunk.params_memory + a->offset, t->size * sizeof(float));
+        model.table[i].decay = a->decay;
+    }
+    for (int l = 0; l < model.config.L; l++) { memcpy(model.layer[l].mask, twin.trunk.layer[l].mask, sizeof model.layer[l].mask); }
+    vit_to_device(&model);
+}
+
+static float twin_forward(int training) {
+    return ref::vit_reference_forward(&twin, images, target, training ? settings.smoothing : 0.0f, settings.batch, training);
+}
+
+static void start_both(const char* line, int size, int planes, int is_bf16) { // the same flags, the same first parameters
+    const char* argv[64] = {"test"};
+    static char words[600]; // the settings point into it
+    int argc = 1;
+    snprintf(words, sizeof words, "%s", line);
+    for (char* word = strtok(words, " "); word != NULL; word = strtok(NULL, " ")) { argv[argc++] = word; }
+    settings = flags_read(argc, argv);
+    rng = 7 * 0x9E3779B97F4A7C15ull; // the same numbers whatever ran before
+    set_make(23, size, planes, 6);
+    memset(&model, 0, sizeof model);
+    model.bf16 = is_bf16;
+    vit_build(&model, config_make(&settings, &set, NULL), settings.batch, 1);
+    const Config* c = &model.config;
+    ref::VitConfig v;
+    memset(&v, 0, sizeof v);
+    v.image = c->image; v.planes = c->planes; v.patch = c->patch; v.classes = c->classes; v.residual = c->residual;
+    v.c.L = c->L; v.c.C = c->C; v.c.NH = c->NH; v.c.E = c->E; v.c.H = c->H; v.c.S = c->S; v.c.router = c->router;
+    v.c.topk = c->topk; v.c.topp = c->topp; v.c.tau = c->tau; v.c.normalised = c->normalised;
+    v.c.train_fallback = c->train_fallback;
+    memcpy(v.c.moe, c->moe, sizeof c->moe);
+    memcpy(v.c.aux_weight, c->aux_weight, sizeof c->aux_weight);
+    ref::vit_reference_build(&twin, v, settings.batch, 1);
+    ck_assert(model.n_params == twin.trunk.n_params && model.n_tensors == twin.trunk.n_tensors);
+    uint64_t state = 3;
+    training_batch(items, &set, &settings, 0, &state);
+    batch_for_both(is_bf16);
+    double closest = 0.0;
+    for (int tries = 0; closest < MARGIN; tries++) {
+        ck_assert_int_lt(tries, 500);
+        first_values(is_bf16);
+        closest = INFINITY;
+        for (int l = 0; l < c->L && closest >= MARGIN; l++) {
+            if (!c->moe[l]) { continue; }
+            twin_forward(1);
+            if (c->router == TOP_ANY) { thresholds_into_gaps(&twin.trunk, l); }
+            twin_forward(1);
+            closest = fmin(closest, margin(&twin.trunk, l));
+        }
+    }
+    copy_to_model();
+}
+
+static void free_both(void) { vit_free(&model); ref::vit_reference_free(&twin); pictures_free(&set); }
+
+static const char* const step_flags[] = {
+    "--layers 2 --heads 2 --channels 40 --patch 4 --batch 3 --moe-layers none",
+    "--layers 3 --heads 2 --channels 16 --patch 4 --batch 3 --moe-layers 0,2 --experts 5 --start-experts 3 --aux-diversity 0.3 "
+    "--aux-simplicity 0.2 --aux-balance 0.4 --aux-efficiency 0.5 --mixup 0.5",
+    "--layers 2 --heads 2 --channels 16 --patch 4 --batch 3 --moe-layers all --experts 4 --kgrad detached --gate-scale 3 "
+    "--gate-input residual --aux-balance 0.4 --aux-efficiency 0.5 --smoothing 0.2",
+    "--layers 2 --heads 1 --channels 12 --patch 6 --batch 4 --moe-layers 1 --experts 4 --gate-input residual --expert-width 20 "
+    "--train-fallback 1 --smoothing 0",
+    "--layers 2 --heads 2 --channels 16 --patch 4 --batch 2 --moe-layers all --experts 4 --router top-k --topk 2 "
+    "--shared-experts 2",
+    "--layers 2 --heads 2 --channels 16 --patch 4 --batch 2 --moe-layers all --experts 4 --router top-p --topp 0.6 "
+    "--aux-entropy 0.3 --gate-input residual --jitter 0.4",
+    "--layers 2 --heads 2 --channels 16 --patch 4 --batch 3 --moe-layers all --experts 3 --router dense --shared-experts 1"};
+
+static void one_step(int is_bf16) { // loss, auxiliary terms, decisions and every gradient of one step
+    for (int f = 0; f < (int)(sizeof step_flags / sizeof step_flags[0]); f++) {
+        start_both(step_flags[f], 12, f == 3 ? 1 : 3, is_bf16);
+        double loss = (double)vit_forward(&model, set.device, items, settings.smoothing, settings.batch, 1);
+        double want = (double)twin_forward(1), bound = gradient_bound(is_bf16, model.B * model.T, model.config.L);
+        double share = is_bf16 ? 1.0 / 256 : bound; // bf16: errors of tokens average out in sums
+        ck_assert_msg(fabs(loss - want) <= share * want, "%s: loss %.7f, want %.7f", step_flags[f], loss, want);
+        ck_assert_msg(fabs((double)model.aux - (double)twin.trunk.aux) <= share * fabs((double)twin.trunk.aux),
+                      "%s: aux %.7f, %.7f", step_flags[f], (double)model.aux, (double)twin.trunk.aux);
+        compare_layers(step_flags[f], &twin.trunk);
+        vit_zero_grad(&model);
+        vit_backward(&model, 0.5f);
+        ref::gpt2_zero_grad(&twin.trunk);
+        ref::vit_reference_backward(&twin, 0.5f);
+        double norm = vit_grad_norm(&model), want_norm = ref::gpt2_grad_norm(&twin.trunk);
+        ck_assert_msg(fabs(norm - want_norm) <= (is_bf16 ? 1.0 / 64 : bound) * want_norm, "%s: norm %.6f, want %.6f", step_flags[f],
+                      norm, want_norm);
+        compare_gradients(step_flags[f], vit_grads(&model), &twin.trunk, bound);
+        loss = (double)vit_forward(&model, set.device, items, 0.0f, settings.batch, 0); // evaluation: fallback, logits are kept
+        want = (double)twin_forward(0);
+        ck_assert_msg(fabs(loss - want) <= share * want, "%s: evaluation %.7f, want %.7f", step_flags[f], loss, want);
+        compare_layers(step_flags[f], &twin.trunk);
+        double off = distance(vit_logits(&model), twin.trunk.logits, (size_t)settings.batch * 6, 1.0);
+        ck_assert_msg(off <= bound, "%s: logits off by %.3g", step_flags[f], off);
+        free_both();
+    }
+}
+START_TEST(one_step_in_fp32) { one_step(0); PASS(); } END_TEST
+START_TEST(one_step_in_bf16) { one_step(1); PASS(); } END_TEST
+
+static void ten_steps(const char* line, const char* want_changes) {
+    // records over two windows, an expert that nobody can use, tokens that find none: the same changes, and the same numbers
+    int removed[MAX_EXPERTS], want_removed[MAX_EXPERTS];
+    char changes[400] = "";
+    start_both(line, 12, 3, 0);
+    twin.trunk.params.h[0].gateG[0] = 2.0f; // nobody's
+    for (int e = 1; e < 3; e++) { twin.trunk.params.h[0].gateG[e] = 0.2f; }
+    copy_to_model();
+    uint64_t state = 3;
+    double bound = TIMES * sqrt(settings.batch * model.config.T) * FLT_EPSILON;
+    for (int step = 0; step < 10; step++) {
+        training_batch(items, &set, &settings, (uint64_t)step * (uint64_t)settings.batch, &state);
+        batch_for_both(0);
+        if (step % 5 == 1) {
+            vit_clear_records(&model);
+            ref::vit_reference_clear_records(&twin);
+            model.recording = twin.trunk.recording = 1;
+        }
+        double loss = (double)vit_forward(&model, set.device, items, settings.smoothing, settings.batch, 1);
+        double want = (double)twin_forward(1);
+        ck_assert_msg(fabs(loss - want) <= bound * want, "step %d: loss %.7f, want %.7f", step, loss, want);
+        compare_layers("in a step", &twin.trunk);
+        vit_zero_grad(&model);
+        vit_backward(&model, 1.0f);
+        ref::gpt2_zero_grad(&twin.trunk);
+        ref::vit_reference_backward(&twin, 1.0f);
+        vit_update(&model, step, 0.002f, 0.9f, 0.99f, 1e-8f, 0.1f, 1.0f);
+        ref::vit_reference_update(&twin, step, 0.002f, 0.9f, 0.99f, 1e-8f, 0.1f, 1.0f);
+        if (step % 5 != 4) { continue; }
+        model.recording = twin.trunk.recording = 0;
+        for (int l = 0; l < model.config.L; l++) {
+            if (!model.config.moe[l]) { continue; }
+            vit_to_host(&model);
+            compare_records(&twin.trunk);
+            int slot = vit_adapt(&model, l, removed, 1), want_slot = ref::vit_reference_adapt(&twin, l, want_removed, 1);
+            ck_assert_int_eq(slot, want_slot);
+            for (int e = 0; e < model.config.E; e++) {
+                ck_assert_int_eq(removed[e], want_removed[e]);
+                if (removed[e]) { snprintf(changes + strlen(changes), 40, "%d/%d -%d ", step, l, e); }
+            }
+            if (slot >= 0) { snprintf(changes + strlen(changes), 40, "%d/%d +%d ", step, l, slot); }
+        }
+    }
+    ck_assert_str_eq(changes, want_changes);
+    vit_to_host(&model);
+    compare_adam(&twin.trunk, 0.002f, 0.99f, 10);
+    free_both();
+}
+START_TEST(ten_steps_on_ln2) {
+    ten_steps("--layers 2 --heads 2 --channels 16 --patch 4 --batch 4 --moe-layers 0 --experts 5 --start-experts 3",
+              "4/0 -0 4/0 +0 9/0 +3 ");
+    PASS();
+} END_TEST
+START_TEST(ten_steps_on_the_residual_stream) {
+    ten_steps("--layers 2 --heads 2 --channels 16 --patch 4 --batch 4 --moe-layers 0 --experts 5 --start-experts 3 "
+              "--gate-input residual", "4/0 -0 4/0 +0 9/0 +3 ");
+    PASS();
+} END_TEST
+
+// ----------------------------------------------------------------------------------------------------------------------
+// Batches, averages, checkpoints
+
+START_TEST(batches_do_not_depend_on_the_past) { // what a resumed run draws; and every picture comes once in an epoch
+    int seen[23] = {0}, kept[100][2], shifts[9] = {0}, flips = 0, plain = 0;
+    const char* argv[] = {"test", "--batch", "4", "--crop", "4", "--mixup", "0.5"};
+    settings = flags_read(7, argv);
+    set_make(23, 4, 1, 5);
+    uint64_t a = 9, b = 9;
+    for (int step = 0; step < 23; step++) { // 92 pictures: four epochs
+        training_batch(items, &set, &settings, (uint64_t)step * 4, &a);
+        for (int i = 0; i < 4; i++) {
+            const View* v = &items[i].view[0];
+            seen[v->picture]++;
+            kept[step * 4 + i][0] = v->picture;
+            kept[step * 4 + i][1] = v->dx * 100 + v->dy;
+            ck_assert(abs(v->dx) <= 4 && abs(v->dy) <= 4 && items[i].lam >= 0.0f && items[i].lam <= 1.0f);
+            ck_assert_int_eq(items[i].y[0], set.label[v->picture]);
+            ck_assert_int_eq(items[i].y[1], set.label[items[i].view[1].picture]);
+            ck_assert(memcmp(&items[i].view[1], &items[3 - i].view[0], sizeof(View)) == 0);
+            shifts[v->dx + 4]++;
+            flips += v->flip;
+            plain += items[i].lam > 0.2f && items[i].lam < 0.8f;
+        }
+        for (int i = 0; i < 23 && (step + 1) * 4 % 23 == 0; i++) { ck_assert_int_eq(seen[i], (step + 1) * 4 / 23); }
+    }
+    for (int i = 0; i < 9; i++) { ck_assert_msg(shifts[i] > 0 && shifts[i] < 25, "shift %d: %d of 92", i - 4, shifts[i]); }
+    ck_assert(flips > 25 && flips < 67 && plain > 10 && plain < 70); // Beta(0.5, 0.5): 41 percent in the middle
+    int same_order = 1;
+    for (int i = 0; i < 23; i++) { same_order &= kept[i][0] == kept[23 + i][0]; }
+    ck_assert(!same_order);
+    for (int step = 0; step < 12; step++) { training_batch(items, &set, &settings, 4000, &b); } // somewhere else, the same state
+    b = 9;
+    for (int step = 0; step < 3; step++) {
+        training_batch(items, &set, &settings, (uint64_t)step * 4, &b);
+        for (int i = 0; i < 4; i++) {
+            ck_assert_int_eq(items[i].view[0].picture, kept[step * 4 + i][0]);
+            ck_assert_int_eq(items[i].view[0].dx * 100 + items[i].view[0].dy, kept[step * 4 + i][1]);
+        }
+    }
+    pictures_free(&set);
+    PASS();
+} END_TEST
+
+START_TEST(averages) { // after three steps, by hand; a swap is undone by the next; a new expert begins at what it is
+    start_both("--layers 1 --heads 1 --channels 8 --patch 6 --batch 2 --moe-layers all --experts 3 --start-experts 2", 12, 1, 0);
+    vit_free(&model);
+    memset(&model, 0, sizeof model);
+    model.with_ema = 1;
+    vit_build(&model, config_make(&settings, &set, NULL), 2, 1);
+    Device<float>* d = (Device<float>*)model.device;
+    double want = 2.0;
+    for (size_t i = 0; i < model.n_params; i++) { model.params_memory[i] = model.ema_memory[i] = 2.0f; }
+    vit_to_device(&model);
+    for (int step = 0; step < 3; step++) {
+        float p = (float)step;
+        for (size_t i = 0; i < model.n_params; i++) { model.params_memory[i] = p; }
+        to_device(d->master, model.params_memory, model.n_params * sizeof(float));
+        vit_ema_update(&model, 0.25f, step);
+        double decay = fmin(0.25, (1.0 + step) / (10.0 + step)); // 0.1, 0.1818, 0.25
+        want = decay * want + (1.0 - decay) * step;
+    }
+    vit_ema_swap(&model);
+    vit_to_host(&model);
+    for (size_t i = 0; i < model.n_params; i++) {
+        ck_assert(fabs((double)model.params_memory[i] - want) < 1e-6 && model.ema_memory[i] == 2.0f);
+    }
+    vit_ema_swap(&model);
+    reset_slot_moments(&model, 0, 1);
+    vit_to_host(&model);
+    for (int i = 0; i < model.n_tensors; i++) {
+        const Tensor* t = &model.table[i];
+        for (size_t j = 0; j < t->size; j++) {
+            int new_one = t->moe && j / (t->size / (size_t)t->slots) == 1;
+            ck_assert(model.params_memory[t->offset + j] == 2.0f);
+            ck_assert(fabs((double)model.ema_memory[t->offset + j] - (new_one ? 2.0 : want)) < 1e-6);
+        }
+    }
+    free_both();
+    PASS();
+} END_TEST
+
+START_TEST(checkpoints) { // what is saved comes from the device, and comes back to the bit
+    char path[100];
+    snprintf(path, sizeof path, "%s/a.safetensors", folder);
+    start_both("--layers 2 --heads 2 --channels 16 --patch 4 --batch 3 --moe-layers all --experts 5 --start-experts 3 "
+               "--gate-input residual", 12, 3, 0);
+    Config config = model.config;
+    vit_free(&model);
+    memset(&model, 0, sizeof model);
+    model.with_ema = 1;
+    vit_build(&model, config, 3, 1);
+    size_t n = model.n_params;
+    for (size_t i = 0; i < n; i++) {
+        model.params_memory[i] = 1.0f + (float)i; model.m_memory[i] = 2.0f + (float)i; model.v_memory[i] = 3.0f + (float)i;
+        model.ema_memory[i] = 4.0f + (float)i;
+    }
+    model.layer[1].record_count[2] = 77;
+    model.layer[1].record_sum[3] = 1.25;
+    model.layer[0].record_unrouted = 5;
+    model.layer[0].mask[4] = 1;
+    model.recording = 1;
+    vit_to_device(&model);
+    float* host[] = {model.params_memory, model.m_memory, model.v_memory, model.ema_memory};
+    for (int k = 0; k < 4; k++) { memset(host[k], 0, n * sizeof(float)); }
+    Progress p = {7, 123, 2.5f}, q = {0, 0, 0.0f};
+    checkpoint_save(&model, &p, path);
+    SafeFile f = safetensors_open(path);
+    Config again = config_make(&settings, &set, &f);
+    ck_assert(again.image == 12 && again.planes == 3 && again.patch == 4 && again.classes == 6 && again.residual == 1 &&
+              again.E == 5 && again.T == 10 && memcmp(again.moe, config.moe, sizeof config.moe) == 0);
+    ck_assert(memcmp(&again.norm, &config.norm, sizeof config.norm) == 0);
+    vit_free(&model);
+    memset(&model, 0, sizeof model);
+    model.with_ema = 1;
+    vit_build(&model, again, 3, 1);
+    checkpoint_load(&model, &f, &q);
+    ck_assert(q.step == 7 && q.rng_data == 123 && q.best_val == 2.5f && model.recording == 1);
+    ck_assert(model.layer[1].record_count[2] == 77 && model.layer[1].record_sum[3] == 1.25 && model.layer[0].record_unrouted == 5 &&
+              model.layer[0].mask[4] == 1);
+    for (size_t i = 0; i < n; i++) {
+        ck_assert(model.params_memory[i] == 1.0f + (float)i && model.m_memory[i] == 2.0f + (float)i &&
+                  model.v_memory[i] == 3.0f + (float)i && model.ema_memory[i] == 4.0f + (float)i);
+    }
+    uint64_t state = 1;
+    weights_load(&model, &f, 3, 0.0f, 1, &state); // a model to look at: the averages
+    ck_assert(model.params_memory[0] == 4.0f && model.params_memory[n - 1] == 4.0f + (float)(n - 1));
+    safetensors_close(&f);
+    free_both();
+    PASS();
+} END_TEST
+
+START_TEST(upcycling) { // a dense model with experts instead: each starts as its layer, LayerNorm included; the loss stays
+    char path[100];
+    snprintf(path, sizeof path, "%s/b.safetensors", folder);
+    start_both("--layers 2 --heads 2 --channels 16 --patch 4 --batch 3 --moe-layers none", 12, 3, 0);
+    double want = (double)vit_forward(&model, set.device, items, 0.0f, 3, 0);
+    Progress p = {1, 1, 1.0f};
+    checkpoint_save(&model, &p, path);
+    for (int residual = 0; residual < 2; residual++) {
+        const char* argv[] = {"test", "--moe-layers=all", "--batch=3", residual ? "--gate-input=residual" : "--gate-input=ln2"};
+        settings = flags_read(4, argv);
+        SafeFile f = safetensors_open(path);
+        Config c = config_make(&settings, &set, &f);
+        ck_assert(c.moe[0] && c.moe[1] && c.residual == residual && c.C == 16);
+        vit_free(&model);
+        vit_build(&model, c, 3, 1);
+        uint64_t state = 1;
+        weights_load(&model, &f, 3, 0.0f, 0, &state);
+        vit_to_device(&model);
+        double loss = (double)vit_forward(&model, set.device, items, 0.0f, 3, 0);
+        ck_assert_msg(fabs(loss - want) < 1e-5 * want, "residual %d: loss %.7f, of the dense model %.7f", residual, loss, want);
+        safetensors_close(&f);
+    }
+    free_both();
+    PASS();
+} END_TEST
+
+int main(void) {
+    char name[300];
+    int is_bf16;
+    gpu_start(name, sizeof name, "auto", &is_bf16);
+    ref::threads_set(1);
+    printf("on %s\n", name);
+    Suite* suite = suite_create("train_vit_dynmoe.cu");
+    TEST_BOTH(patches)
+    TEST_BOTH(tokens_and_head)
+    TEST_BOTH(expert_norms)
+    TEST(one_step_in_fp32)
+    if (is_bf16) { TEST(one_step_in_bf16) }
+    TEST(ten_steps_on_ln2)
+    TEST(ten_steps_on_the_residual_stream)
+    TEST(batches_do_not_depend_on_the_past)
+    TEST(averages)
+    TEST(checkpoints)
+    TEST(upcycling)
+    return run_all(suite);
+}
