@@ -9,9 +9,10 @@ unset CDPATH
 usage() {
     cat <<'END'
 usage: data/download.sh NAME... | --list | --help
-  NAME      tinyshakespeare, tinystories, tinystories-train, gpt2, cifar10, mnist, fashion-mnist
+  NAME      tinyshakespeare, tinystories, tinystories-train, gpt2, cifar10, cifar100, mnist, fashion-mnist
   --list    what each of them is: size, terms, files, checksums, where to and where from
   --help    this text
+PACS, Tiny ImageNet and other folders of pictures: fetch them by hand, then dev/images.py makes a data set of them.
 Environment:
   DATA_MIRROR=URL    fetch the files as URL/FILE, with FILE as --list names it; several URLs with blanks between are tried in
                      order. Checksums stay in force. mnist and fashion-mnist name their files alike: a folder for each.
@@ -29,13 +30,13 @@ fail() { # message, hint, exit status (1)
 
 # ---- what there is -----------------------------------------------------------------------------------------------------
 
-names='tinyshakespeare tinystories tinystories-train gpt2 cifar10 mnist fashion-mnist'
+names='tinyshakespeare tinystories tinystories-train gpt2 cifar10 cifar100 mnist fashion-mnist'
 
 # about NAME: sets terms, page and next (a command that uses it), then calls `file` for each of its files:
 #   file FILE BYTES SUM PLACE URL...
 # FILE is what a mirror calls it, PLACE where it goes below data/. A .gz is unpacked; a .tar.gz becomes the folder PLACE.
 # The sums of input.txt and vocab.bpe are of files that we held and hashed. The others are unverified here: they are what two
-# or more public projects give, beside the md5 of the authors where those publish one (CIFAR-10, Fashion-MNIST). No URL could
+# or more public projects give, beside the md5 of the authors where those publish one (CIFAR, Fashion-MNIST). No URL could
 # be tried from where this was written.
 about() {
     next=''
@@ -79,6 +80,12 @@ about() {
                 c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd cifar10 \
                 https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz \
                 https://storage.googleapis.com/mirror.tensorflow.org/www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz ;;
+        cifar100)
+            terms='none stated; by custom for research' page=https://www.cs.toronto.edu/~kriz/cifar.html
+            file cifar-100-binary.tar.gz 168513733 \
+                58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec cifar100 \
+                https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz \
+                https://mindspore-website.obs.cn-north-4.myhuaweicloud.com/notebook/datasets/cifar-100-binary.tar.gz ;;
         mnist)
             terms='CC BY-SA 3.0' page=http://yann.lecun.com/exdb/mnist/
             idx 'https://ossci-datasets.s3.amazonaws.com/mnist https://storage.googleapis.com/cvdf-datasets/mnist' \
@@ -374,7 +381,7 @@ if [ $list = yes ]; then
         about "$name"
     done
     echo "Size and checksum are compared after every download. We held and hashed input.txt and vocab.bpe; the other checksums"
-    echo "are those that public projects give, unverified here. Unpacked, cifar10 is 184 MB, and each of the MNISTs 55 MB."
+    echo "are those that public projects give, unverified here. Unpacked, the CIFARs are 184 MB each, and each of the MNISTs 55 MB."
     exit 0
 fi
 

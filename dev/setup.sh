@@ -10,7 +10,7 @@ usage() {
 usage: dev/setup.sh [--oracle] [--help]
   Installs a C compiler, make, pkg-config, OpenBLAS (the variant with OpenMP), Check, g++, clang, curl and wget, where missing.
   Debian and Ubuntu: with apt-get, as root or through sudo. Fedora, Arch, macOS: prints the line to run.
-  --oracle  also python3 with torch, numpy and matplotlib, for dev/dynmoe.py and the plots
+  --oracle  also python3 with torch, numpy, matplotlib and Pillow, for dev/dynmoe.py, the plots and dev/images.py
   --help    this text
 END
 }
@@ -74,18 +74,18 @@ package_of() {
         pacman-g++|brew-g++) echo gcc ;;
         brew-clang++) echo llvm ;;
         apt-openblas) echo libopenblas-openmp-dev ;;
-        apt-torch) echo python3-torch python3-numpy python3-matplotlib ;;
+        apt-torch) echo python3-torch python3-numpy python3-matplotlib python3-pil ;;
         dnf-compiler|pacman-compiler) echo gcc ;;
         dnf-pkg-config) echo pkgconf-pkg-config ;;
         dnf-openblas) echo openblas-devel ;;
         dnf-check) echo check-devel ;;
-        dnf-torch) echo python3-torch python3-numpy python3-matplotlib ;;
+        dnf-torch) echo python3-torch python3-numpy python3-matplotlib python3-pillow ;;
         pacman-pkg-config|brew-pkg-config) echo pkgconf ;;
         pacman-openblas) echo openblas blas-openblas ;;
-        pacman-torch) echo python-pytorch python-numpy python-matplotlib ;;
+        pacman-torch) echo python-pytorch python-numpy python-matplotlib python-pillow ;;
         brew-compiler) echo gcc ;;
         brew-openblas) echo openblas libomp ;;
-        brew-torch) echo pytorch numpy python-matplotlib ;;
+        brew-torch) echo pytorch numpy python-matplotlib pillow ;;
         *) echo "$1" ;;
     esac
 }

@@ -16,363 +16,126 @@ Integers (gates, k, masks, counts) have no tolerance and must be equal.
 #include "../train_gpt2_dynmoe.c"
 #endif
 
-static GPT2 model;
-static SafeFile file;
-static int compared[8192], failures, verbose = 1;
-
 // ----------------------------------------------------------------------------------------------------------------------
-// Comparing
+// Where the two programs keep things: what fixture_compare.h asks for
 
-static double element(const SafeTensor* t, size_t i) { // of any dtype that a fixture uses
-    if (strcmp(t->dtype, "F64") == 0) { double x; memcpy(&x, t->data + 8 * i, 8); return x; }
-    if (strcmp(t->dtype, "F32") == 0) { float x; memcpy(&x, t->data + 4 * i, 4); return (double)x; }
-    if (strcmp(t->dtype, "I64") == 0) { int64_t x; memcpy(&x, t->data + 8 * i, 8); return (double)x; }
-    if (strcmp(t->dtype, "I32") == 0) { int32_t x; memcpy(&x, t->data + 4 * i, 4); return (double)x; }
-    return t->data[i];
+static GPT2 model;
+static int *data_x, *data_y, B; // (n_steps, B, T) each
+
+static size_t model_N(void) { return (size_t)B * (size_t)model.config.T; }
+static void model_zero_grad(void) { gpt2_zero_grad(&model); }
+static void model_backward(void) { gpt2_backward(&model, 1.0f); }
+static void model_update(int t, float lr, float beta1, float beta2, float eps, float wd) {
+    gpt2_update(&model, t, lr, beta1, beta2, eps, wd, 1.0f);
+}
+static void model_adapt(int l) { int removed[MAX_EXPERTS]; gpt2_adapt(&model, l, removed, 0); }
+static void model_clear_records(void) { gpt2_clear_records(&model); }
+static double batch_forward(int t, int training) {
+    return gpt2_forward(&model, data_x + (size_t)t * model_N(), data_y + (size_t)t * model_N(), B, model.config.T, training);
 }
 
-static double tolerance(const char* kind, const char* name) { // metadata atol/NAME, rtol/NAME; 0 if there is none
-    char key[160];
-    snprintf(key, sizeof key, "%s/%s", kind, name);
-    const char* value = safetensors_meta(&file, key);
-    return value ? strtod(value, NULL) : 0.0;
-}
-
-static void report(const char* name, double worst, int bad, const char* detail) {
-    if (bad) { failures++; }
-    if (bad || verbose) { printf("  %-28s %10.4f  %s%s\n", name, worst, bad ? "FAIL " : "ok", bad ? detail : ""); }
-}
-
-// got (n) against tensor NAME: passes if |got - want| <= atol + rtol |want| everywhere. Worst ratio is printed.
-static void compare(const char* name, const double* got, size_t n) {
-    char key[160], detail[160] = "";
-    double worst = 0.0, atol = tolerance("atol", name), rtol = tolerance("rtol", name);
-    size_t want_n = 1;
-    const SafeTensor* want = safetensors_find(&file, name);
-    if (want == NULL) { return; } // a fixture may leave a tensor out; a whole group it may not (see the end of main)
-    compared[want - file.tensors] = 1;
-    for (int d = 0; d < want->ndim; d++) { want_n *= want->shape[d]; }
-    snprintf(key, sizeof key, "tol/%s", name);
-    const SafeTensor* tol = safetensors_find(&file, key);
-    if (tol != NULL) { compared[tol - file.tensors] = 1; }
-    if (want_n != n) { report(name, INFINITY, 1, "another size"); return; }
-    for (size_t i = 0; i < n; i++) {
-        double w = element(want, i), allowed = (tol ? element(tol, i) : atol) + rtol * fabs(w), error = fabs(got[i] - w);
-        double ratio = error == 0.0 ? 0.0 : allowed > 0.0 ? error / allowed : INFINITY;
-        if (!(ratio <= worst)) {
-            worst = isnan(ratio) ? INFINITY : ratio;
-            snprintf(detail, sizeof detail, "at %zu: got %.9g, want %.9g", i, got[i], w);
-        }
-    }
-    report(name, worst, !(worst <= 1.0), detail);
-}
-
-static void compare_f(const char* name, const float* got, size_t n, double scale) {
-    double* d = (double*)alloc_zeroed(n, sizeof(double), "a comparison");
-    for (size_t i = 0; i < n; i++) { d[i] = scale * (double)got[i]; }
-    compare(name, d, n);
-    free(d);
-}
-
-// Where the two programs keep things. fetch: a copy on the host of n numbers that may lie on the device (never freed: it is small)
 #ifdef USE_CUDA
 #define DEVICE ((Device<float>*)model.device)
 #define KEPT(l) (DEVICE->layer[l])
-template <typename X> static const X* fetch(const X* p, size_t n) {
+template <typename X> static const X* fetch(const X* p, size_t n) { // never freed: it is small
     X* host = (X*)alloc_zeroed(n, sizeof(X), "a copy");
     to_host(host, p, n * sizeof(X));
     return host;
 }
-static const float* all_logits(size_t n) { return fetch(DEVICE->logits, n); }
-static const float* all_grads(void) { return fetch(DEVICE->grads, model.n_params); }
-static void head_backward(GPT2* m, float scale) { head_backward(m, DEVICE, scale); }
-static void feedforward_half_backward(GPT2* m, int l, int N, float scale) { feedforward_half_backward(m, DEVICE, l, N, scale); }
-static void attention_half_backward(GPT2* m, int l, int B, int T) { attention_half_backward(m, DEVICE, l, B, T); }
-static void last_backward(void) { embedding_step_backward(&model, DEVICE); }
-static const float* moe_out(int l, int N) { // what the layer adds to the residual stream
+static void model_to_device(void) { gpt2_to_device(&model); }
+static void model_to_host(void) { gpt2_to_host(&model); }
+static double model_forward(int t, int training, int keep_logits) {
+    model.keep_logits = keep_logits;
+    return batch_forward(t, training);
+}
+static const float* padded_logits(size_t n) { return fetch(DEVICE->logits, n); }
+static const float* model_grads(void) { return fetch(DEVICE->grads, model.n_params); }
+static int model_rows(int l, int e) { return model.layer[l].count[e]; }
+static const float* model_moe_out(int l) {
     DeviceLayer<float>* a = &KEPT(l);
-    int C = model.config.C;
+    int N = (int)model_N(), C = model.config.C;
     combine_forward(DEVICE->half, (float*)NULL, a->out, a->row_of, a->weight, N, C, model.config.E);
     if (model.config.S > 0) { residual_forward(DEVICE->half, DEVICE->half, a->sout, (size_t)N * C); }
     return fetch(DEVICE->half, (size_t)N * C);
 }
-static int rows_of(int l, int e) { return model.layer[l].count[e]; }
-static double training_forward(const int* x, const int* y, int B, int T, int keep_logits) {
-    model.keep_logits = keep_logits;
-    return gpt2_forward(&model, x, y, B, T, 1);
-}
+static void model_head_backward(void) { head_backward(&model, DEVICE, 1.0f); }
+static void model_feedforward_backward(int l) { feedforward_half_backward(&model, DEVICE, l, (int)model_N(), 1.0f); }
+static void model_attention_backward(int l) { attention_half_backward(&model, DEVICE, l, B, model.config.T); }
+static void model_last_backward(void) { embedding_step_backward(&model, DEVICE); }
 #else
 #define DEVICE (&model)
 #define KEPT(l) (model.layer[l])
 #define fetch(p, n) (p)
-static const float* all_logits(size_t n) { (void)n; return model.logits; }
-static const float* all_grads(void) { return model.grads_memory; }
-static void last_backward(void) {
-    embedding_backward(model.grads.wte, model.grads.wpe, model.dres, model.x, model.B, model.T, model.config.C);
+static void model_to_device(void) {}
+static void model_to_host(void) {}
+static double model_forward(int t, int training, int keep_logits) {
+    (void)keep_logits; // they are always kept
+    return batch_forward(t, training);
 }
-static const float* moe_out(int l, int N) { // what the layer adds to the residual stream
+static const float* padded_logits(size_t n) { (void)n; return model.logits; }
+static const float* model_grads(void) { return model.grads_memory; }
+static int model_rows(int l, int e) { return model.layer[l].offset[e + 1] - model.layer[l].offset[e]; }
+static const float* model_moe_out(int l) {
     static float* out = NULL;
     Layer* a = &model.layer[l];
-    int C = model.config.C;
+    int N = (int)model_N(), C = model.config.C;
     out = (float*)realloc(out, (size_t)N * (size_t)C * sizeof(float));
     combine_forward(out, a->out, a->row_of, a->weight, N, C, model.config.E);
     if (model.config.S > 0) { residual_forward(out, out, a->sout, (size_t)N * (size_t)C); }
     return out;
 }
-static int rows_of(int l, int e) { return model.layer[l].offset[e + 1] - model.layer[l].offset[e]; }
-static double training_forward(const int* x, const int* y, int B, int T, int keep_logits) {
-    (void)keep_logits; // they are always kept
-    return gpt2_forward(&model, x, y, B, T, 1);
+static void model_head_backward(void) { head_backward(&model, 1.0f); }
+static void model_feedforward_backward(int l) { feedforward_half_backward(&model, l, (int)model_N(), 1.0f); }
+static void model_attention_backward(int l) { attention_half_backward(&model, l, B, model.config.T); }
+static void model_last_backward(void) {
+    embedding_backward(model.grads.wte, model.grads.wpe, model.dres, model.x, model.B, model.T, model.config.C);
 }
-static void gpt2_to_device(GPT2* m) { (void)m; }
-static void gpt2_to_host(GPT2* m) { (void)m; }
 #endif
+static const float* model_moe_in(int l) { return fetch(KEPT(l).ln2, model_N() * (size_t)model.config.C); }
 
-static void compare_i(const char* name, const int* got, size_t n) {
-    double* d = (double*)alloc_zeroed(n, sizeof(double), "a comparison");
-    for (size_t i = 0; i < n; i++) { d[i] = got[i]; }
-    compare(name, d, n);
-    free(d);
-}
-
-static const char* in(const char* group, const char* format, ...) { // "group/h.3.act"
-    static char name[160];
-    va_list args;
-    int n = snprintf(name, sizeof name, "%s/", group);
-    va_start(args, format);
-    vsnprintf(name + n, sizeof name - (size_t)n, format, args);
-    va_end(args);
-    return name;
-}
-
-// ----------------------------------------------------------------------------------------------------------------------
-// The groups
-
-static const float* logits_V(void) { // logits without the padded columns, (N, V)
+static const float* model_logits(size_t* n) { // without the padded columns, (N, V)
     static float* out = NULL;
-    size_t N = (size_t)model.B * model.T, V = (size_t)model.config.V, Vp = (size_t)model.config.Vp;
-    const float* logits = all_logits(N * Vp);
+    size_t N = model_N(), V = (size_t)model.config.V, Vp = (size_t)model.config.Vp;
+    const float* logits = padded_logits(N * Vp);
     out = (float*)realloc(out, N * V * sizeof(float));
     for (size_t i = 0; i < N; i++) { memcpy(out + i * V, logits + i * Vp, V * sizeof(float)); }
+    *n = N * V;
     return out;
 }
 
-static void read_param(const char* prefix, const char* name, float* out, size_t n, int needed) {
-    const SafeTensor* t = safetensors_find(&file, in(prefix, "%s", name));
-    if (t == NULL && !needed) { return; }
-    if (t == NULL || t->bytes != 4 * n || strcmp(t->dtype, "F32") != 0) {
-        die(NULL, "%s: %s/%s is missing or of another size", file.path, prefix, name);
-    }
-    memcpy(out, t->data, t->bytes);
-}
+#include "fixture_compare.h"
 
-static void load_start(void) { // parameters, masks and, where given, Adam moments
-    for (int i = 0; i < model.n_tensors; i++) {
-        const Tensor* t = &model.table[i];
-        char key[64];
-        read_param("param", t->name, model.params_memory + t->offset, t->size, 1);
-        read_param("param_m", t->name, model.m_memory + t->offset, t->size, 0);
-        read_param("param_v", t->name, model.v_memory + t->offset, t->size, 0);
-        snprintf(key, sizeof key, "decay/%s", t->name);
-        model.table[i].decay = meta_int(&file, key, 0, 1);
-    }
-    for (int l = 0; l < model.config.L; l++) {
-        if (!model.config.moe[l]) { continue; }
-        const SafeTensor* t = safetensors_find(&file, in("param", "h.%d.moe.mask", l));
-        if (t == NULL || t->bytes != 4 * (size_t)model.config.E) { die(NULL, "%s: no mask of layer %d", file.path, l); }
-        memcpy(model.layer[l].mask, t->data, t->bytes);
-    }
-    gpt2_to_device(&model);
-}
-
-static void compare_gates(const char* group, int l, size_t N) {
-    compare_i(in(group, "h.%d.act", l), fetch(KEPT(l).open, N * (size_t)model.config.E), N * (size_t)model.config.E);
-    compare_i(in(group, "h.%d.k", l), fetch(KEPT(l).k, N), N);
-}
-
-static void run_eval(const char* group, const int* x, const int* y, int B, int T) {
-    size_t N = (size_t)B * T;
-    double ce = gpt2_forward(&model, x, y, B, T, 0);
-    compare(in(group, "ce"), &ce, 1);
-    compare_f(in(group, "logits"), logits_V(), N * (size_t)model.config.V, 1.0);
-    for (int l = 0; l < model.config.L; l++) { if (model.config.moe[l]) { compare_gates(group, l, N); } }
-}
-
-static float aux_list[N_AUX]; // metadata aux: a weight for each term, within what loss = ce + aux_weight * aux calls aux
-
-static double aux_enabled(int l) { // before aux_weight
-    double sum = 0.0;
-    for (int i = 0; i < N_AUX; i++) { sum += (double)aux_list[i] * model.layer[l].aux[i]; }
-    return sum;
-}
-
-static double aux_total(void) {
-    double sum = 0.0;
-    for (int l = 0; l < model.config.L; l++) { if (model.config.moe[l]) { sum += aux_enabled(l); } }
-    return sum;
-}
-
-static void run_step0(const int* x, const int* y, int B, int T) { // groups exp and grad: one training step taken apart
-    size_t N = (size_t)B * T, NC = N * (size_t)model.config.C;
-    int E = model.config.E, top_any = model.config.router == TOP_ANY;
-    double ce = training_forward(x, y, B, T, 1), aux = aux_total(), loss = ce + model.aux;
-    compare("exp/ce", &ce, 1);
-    compare("exp/aux", &aux, 1);
-    compare("exp/loss", &loss, 1);
-    compare_f("exp/logits", logits_V(), N * (size_t)model.config.V, 1.0);
-    training_forward(x, y, B, T, 0);
-    gpt2_zero_grad(&model);
-    head_backward(&model, 1.0f);
-    for (int l = model.config.L - 1; l >= 0; l--) {
-        if (model.config.moe[l]) {
-            double layer_aux = aux_enabled(l);
-            compare_gates("exp", l, N);
-            compare(in("exp", "h.%d.aux", l), &layer_aux, 1);
-            compare_f(in("exp", "h.%d.s", l), fetch(KEPT(l).score, N * (size_t)E), N * (size_t)E,
-                      top_any ? (double)model.config.tau : 1.0);
-            if (!top_any) { compare_f(in("exp", "h.%d.w", l), fetch(KEPT(l).weight, N * (size_t)E), N * (size_t)E, 1.0); }
-            compare_f(in("exp", "h.%d.moe_in", l), fetch(KEPT(l).ln2, NC), NC, 1.0);
-            compare_f(in("exp", "h.%d.moe_out", l), moe_out(l, (int)N), NC, 1.0);
-            compare_f(in("exp", "h.%d.dmoe_out", l), fetch(DEVICE->dres, NC), NC, 1.0);
-        }
-        feedforward_half_backward(&model, l, (int)N, 1.0f);
-        if (model.config.moe[l]) { compare_f(in("exp", "h.%d.dmoe_in", l), fetch(DEVICE->dln, NC), NC, 1.0); }
-        attention_half_backward(&model, l, B, T);
-    }
-    last_backward();
-    const float* grads = all_grads();
-    for (int i = 0; i < model.n_tensors; i++) {
-        compare_f(in("grad", "%s", model.table[i].name), grads + model.table[i].offset, model.table[i].size, 1.0);
-    }
-}
-
-static void compare_records(int l) {
-    Layer* a = &model.layer[l];
-    double count[MAX_EXPERTS];
-    for (int e = 0; e < model.config.E; e++) { count[e] = (double)a->record_count[e]; }
-    for (int e = 0; e < model.config.E; e++) { // RE is stored as F64 with a tolerance, but it must be exact
-        const SafeTensor* t = safetensors_find(&file, in("exp", "h.%d.RE", l));
-        if (t != NULL && count[e] != element(t, (size_t)e)) { report(in("exp", "h.%d.RE", l), INFINITY, 1, "not equal"); }
-    }
-    compare(in("exp", "h.%d.RE", l), count, (size_t)model.config.E);
-    compare(in("exp", "h.%d.RS", l), a->record_sum, (size_t)model.config.C);
-}
-
-static void run_trajectory(const int* x, const int* y, int B, int T) { // groups traj, post, post_m, post_v
-    int steps = meta_int(&file, "n_steps", 1, 10000), begin = meta_int(&file, "win_begin", -1, 10000),
-        end = meta_int(&file, "win_end", -1, 10000);
-    int L = model.config.L, E = model.config.E, removed[MAX_EXPERTS];
-    size_t N = (size_t)B * T, S = (size_t)steps;
-    float lr = strtof(meta_text(&file, "lr"), NULL), wd = strtof(meta_text(&file, "wd"), NULL),
-          eps = strtof(meta_text(&file, "eps"), NULL);
-    float beta1 = strtof(meta_text(&file, "beta1"), NULL), beta2 = strtof(meta_text(&file, "beta2"), NULL);
-    double *loss = (double*)alloc_zeroed(3 * S, sizeof(double), "losses"), *ce = loss + S, *aux = ce + S;
-    double* kmean = (double*)alloc_zeroed((size_t)L * S, sizeof(double), "k");
-    int* count = (int*)alloc_zeroed((size_t)L * S * (size_t)(E + 1), sizeof(int), "counts");
-    int* mask = (int*)alloc_zeroed((size_t)L * (S + 1) * (size_t)(E + 1), sizeof(int), "masks");
-    for (int t = 0; t <= steps; t++) {
-        for (int l = 0; l < L; l++) {
-            for (int e = 0; e < E; e++) {
-                mask[((size_t)l * (S + 1) + (size_t)t) * (size_t)E + (size_t)e] = model.layer[l].mask[e];
-            }
-        }
-        if (t == steps) { break; }
-        if (t == begin) { gpt2_clear_records(&model); model.recording = 1; }
-        ce[t] = training_forward(x + (size_t)t * N, y + (size_t)t * N, B, T, 0);
-        aux[t] = aux_total();
-        loss[t] = ce[t] + model.aux;
-        gpt2_zero_grad(&model);
-        gpt2_backward(&model, 1.0f);
-        gpt2_update(&model, t, lr, beta1, beta2, eps, wd, 1.0f);
-        for (int l = 0; l < L; l++) {
-            if (!model.config.moe[l]) { continue; }
-            for (int e = 0; e < E; e++) {
-                count[((size_t)l * S + (size_t)t) * (size_t)E + (size_t)e] = rows_of(l, e);
-                kmean[(size_t)l * S + (size_t)t] += (double)rows_of(l, e) / (double)N;
-            }
-            if (t != end) { continue; }
-            gpt2_to_host(&model);
-            compare_records(l);
-            if (model.config.router == TOP_ANY) { gpt2_adapt(&model, l, removed, 0); }
-        }
-        if (t == end) { model.recording = 0; }
-    }
-    gpt2_to_host(&model);
-    compare("traj/loss", loss, S);
-    compare("traj/ce", ce, S);
-    compare("traj/aux", aux, S);
-    for (int l = 0; l < L; l++) {
-        if (!model.config.moe[l]) { continue; }
-        compare(in("traj", "h.%d.kmean", l), kmean + (size_t)l * S, S);
-        compare_i(in("traj", "h.%d.count", l), count + (size_t)l * S * (size_t)E, S * (size_t)E);
-        compare_i(in("traj", "h.%d.mask", l), mask + (size_t)l * (S + 1) * (size_t)E, (S + 1) * (size_t)E);
-        compare_i(in("post", "h.%d.moe.mask", l), model.layer[l].mask, (size_t)E);
-    }
-    for (int i = 0; i < model.n_tensors; i++) {
-        const Tensor* t = &model.table[i];
-        compare_f(in("post", "%s", t->name), model.params_memory + t->offset, t->size, 1.0);
-        compare_f(in("post_m", "%s", t->name), model.m_memory + t->offset, t->size, 1.0);
-        compare_f(in("post_v", "%s", t->name), model.v_memory + t->offset, t->size, 1.0);
-    }
-    free(loss); free(kmean); free(count); free(mask);
-}
+// ----------------------------------------------------------------------------------------------------------------------
+// A model
 
 static Config fixture_config(void) {
     static const char* const no_flags[] = {"fixture"};
     Settings s = flags_read(1, no_flags);
     s.eval_only = 1; // the layers are as the file says
     Config c = config_make(&s, 0, &file);
-    float scale = strtof(meta_text(&file, "aux_weight"), NULL);
-    aux_list[ENTROPY] = 0.0f; // the fifth is optional
-    int n = sscanf(meta_text(&file, "aux"), "%f,%f,%f,%f,%f", &aux_list[0], &aux_list[1], &aux_list[2], &aux_list[3], &aux_list[4]);
-    require(n >= 4, NULL, "%s: metadata aux", file.path);
-    for (int i = 0; i < N_AUX; i++) { c.aux_weight[i] = scale * aux_list[i]; }
-    c.tau = strtof(meta_text(&file, "scale"), NULL);
-    c.normalised = strcmp(meta_text(&file, "kgrad"), "normalised") == 0;
+    fixture_losses(&c);
     return c;
 }
 
 static void run_safetensors(const char* path) {
-    static const char* groups[] = {"eval/", "exp/", "grad/", "traj/", "post/", "post_m/", "post_v/", "posteval/"};
-    file = safetensors_open(path);
-    if (strncmp(meta_text(&file, "format"), "dynmoe-fixture 1", 16) != 0) {
-        die("give a fixture, not a checkpoint", "%s: not a fixture", path);
-    }
-    if (file.n > (int)(sizeof compared / sizeof compared[0])) { die(NULL, "%s: too many tensors", path); }
-    memset(compared, 0, sizeof compared);
-    int B = meta_int(&file, "B", 1, 4096), n = 0;
-    const SafeTensor *tx = safetensors_find(&file, "data/x"), *ty = safetensors_find(&file, "data/y");
+    fixture_open(path, "gpt2");
+    B = meta_int(&file, "B", 1, 4096);
     Config c = fixture_config();
-    size_t need = 4 * (size_t)meta_int(&file, "n_steps", 1, 10000) * (size_t)B * (size_t)c.T;
-    if (tx == NULL || ty == NULL || tx->bytes != need || ty->bytes != need) {
-        die(NULL, "%s: data/x or data/y is missing or of another size", path);
-    }
-    int *x = (int*)alloc_zeroed(need, 1, "data"), *y = (int*)alloc_zeroed(need, 1, "data");
-    memcpy(x, tx->data, need);
-    memcpy(y, ty->data, need);
-    for (size_t i = 0; i < need / 4; i++) {
-        if (x[i] < 0 || x[i] >= c.V || y[i] < 0 || y[i] >= c.V) { die(NULL, "%s: a token outside the vocabulary", path); }
+    size_t n = (size_t)meta_int(&file, "n_steps", 1, 10000) * (size_t)B * (size_t)c.T;
+    data_x = (int*)alloc_zeroed(n, sizeof(int), "data");
+    data_y = (int*)alloc_zeroed(n, sizeof(int), "data");
+    memcpy(data_x, fixture_data("data/x", "I32", 4 * n), 4 * n);
+    memcpy(data_y, fixture_data("data/y", "I32", 4 * n), 4 * n);
+    for (size_t i = 0; i < n; i++) {
+        if (data_x[i] < 0 || data_x[i] >= c.V || data_y[i] < 0 || data_y[i] >= c.V) {
+            die(NULL, "%s: a token outside the vocabulary", path);
+        }
     }
     gpt2_build(&model, c, B, c.T, 1);
-    load_start();
-    run_eval("eval", x, y, B, c.T);
-    run_step0(x, y, B, c.T);
-    run_trajectory(x, y, B, c.T);
-    run_eval("posteval", x, y, B, c.T);
-    for (int g = 0; g < 8; g++) {
-        int found = 0;
-        for (int i = 0; i < file.n; i++) {
-            if (strncmp(file.tensors[i].name, groups[g], strlen(groups[g])) != 0) { continue; }
-            found++;
-            if (!compared[i]) { report(file.tensors[i].name, INFINITY, 1, "not compared"); }
-        }
-        if (!found) { report(groups[g], INFINITY, 1, "no tensor of this group"); }
-        n += found;
-    }
-    printf("%s: %d tensors compared, %d failed\n", path, n, failures);
+    run_groups();
     gpt2_free(&model);
     safetensors_close(&file);
-    free(x); free(y);
+    free(data_x); free(data_y);
 }
 
 // ----------------------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ asked() { # what it shows, log, then all lines that must be in it
     if cmp -s want "$of"; then ok; else bad "$what: the server was asked for" "$of"; fi
 }
 
-empty() { rm -rf data/tiny* data/gpt2 data/mnist data/cifar10*; }
+empty() { rm -rf data/tiny* data/gpt2 data/mnist data/cifar*; }
 nothing_left() { check "nothing is left of it" test -z "$(find data -mindepth 1 -type f ! -name download.sh)"; }
 
 same_cifar10() { for f in raw/cifar-10-batches-bin/*; do check "unpacked" cmp "$f" "data/cifar10/${f##*/}"; done; }
@@ -113,6 +113,9 @@ for f in data_batch_1 data_batch_2 data_batch_3 data_batch_4 data_batch_5 test_b
     { echo "$f"; head -c 30000 /dev/zero; } > raw/cifar-10-batches-bin/$f.bin
 done
 tar -cf - -C raw cifar-10-batches-bin | gzip -c > files/cifar-10-binary.tar.gz
+mkdir raw/cifar-100-binary
+for f in train.bin test.bin fine_label_names.txt coarse_label_names.txt; do echo "100 $f" > raw/cifar-100-binary/$f; done
+tar -cf - -C raw cifar-100-binary | gzip -c > files/cifar-100-binary.tar.gz
 sums_of files/* > sums
 
 # ---- what needs neither curl nor wget -----------------------------------------------------------------------------------
@@ -125,13 +128,14 @@ refuses 1 "neither curl nor wget is here" "apt-get install curl" tinyshakespeare
 nothing_left
 succeeds "--help" --help
 check "it names the environment" grep -q 'DATA_SUMS=FILE' stdout
+check "and the way in for other pictures" grep -q 'PACS.*dev/images.py' stdout
 succeeds "--list" --list
-for name in tinyshakespeare tinystories tinystories-train gpt2 cifar10 mnist fashion-mnist; do
+for name in tinyshakespeare tinystories tinystories-train gpt2 cifar10 cifar100 mnist fashion-mnist; do
     check "it has $name with size, terms and source" grep -Eq "^$name: [0-9.]+ [kMG]B, terms: .+, see https?://" stdout
 done
 line='^    data/[^ ]+ from [^ ]+, [0-9]+ bytes, sha256 [0-9a-f]{64}$'
-check "14 files, each with a sha256" test "$(grep -Ec "$line" stdout)" -eq 14
-check "each from two places" test "$(grep -Ec '^        https?://' stdout)" -eq 28
+check "15 files, each with a sha256" test "$(grep -Ec "$line" stdout)" -eq 15
+check "each from two places" test "$(grep -Ec '^        https?://' stdout)" -eq 30
 DATA_SUMS=nowhere refuses 1 "DATA_SUMS: nowhere: no such file" "--help" tinyshakespeare
 for line in "abc 12 input.txt" "- 12x input.txt" "$(printf %064d 0 | tr 0 g) 12 input.txt" "$(printf %063d 0) 12 input.txt"; do
     echo "$line" > wrong
@@ -315,7 +319,10 @@ for tool in curl wget; do
     succeeds "a .tar.gz" cifar10
     same_cifar10
     check "what was in its folder stays" grep -qx mine data/cifar10/notes.txt
-    check "nothing else is left" test "$(find data -name '*.tmp' -o -name '*.part' -o -name 'cifar-10-batches-bin' | wc -l)" -eq 0
+    succeeds "another .tar.gz" cifar100
+    for f in raw/cifar-100-binary/*; do check "unpacked" cmp "$f" "data/cifar100/${f##*/}"; done
+    check "the first one is still there" test -f data/cifar10/test_batch.bin
+    check "nothing else is left" test "$(find data -name '*.tmp' -o -name '*.part' -o -name 'cifar-10*-b*' | wc -l)" -eq 0
     serve files
     succeeds "once more" cifar10
     check "no request" test ! -s "$log"
