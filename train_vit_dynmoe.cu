@@ -2573,7 +2573,7 @@ typedef const char* text;
     X(text,  layout,         "-ly", "auto",       0, 0,    "of --data: cifar10 (class), cifar100 (domain, class), idx, auto") \
     X(int,   image,          "-im", "0",          0, 1024, "side of a picture in pixels (0: 32, or what an IDX file says)") \
     X(int,   hold_out,       "-ho", "-1",         -1, 255, "train without this domain, and validate on it alone (-1: none)") \
-    X(text,  names,          "-nm", "",           0, 0,    "file with the names of the classes, one a line, for --predict") \
+    X(text,  names,          "-nm", "",           0, 0,    "names of the classes for --predict, one a line or `class N NAME`") \
     X(text,  out,            "-o",  "out_vit",    0, 0,    "folder for log.jsonl and model.safetensors") \
     X(text,  init,           "-f",  "",           0, 0,    "start from this checkpoint; dense layers can be upcycled") \
     X(text,  resume,         "-r",  "",           0, 0,    "continue this checkpoint's run: its flags, unless given again") \
@@ -2620,7 +2620,7 @@ typedef const char* text;
     X(float, lr,             "-l",  "0.001",      0, 10,   "largest learning rate") \
     X(float, lr_end,         "-le", "0.01",       0, 1,    "last learning rate, as a fraction of --lr") \
     X(int,   warmup,         "-w",  "100",        0, 1000000000, "steps of linear warm-up; a cosine follows") \
-    X(float, weight_decay,   "-wd", "0.05",       0, 10,   "AdamW's decay, on matrices only; never on W, G, biases, norms") \
+    X(float, weight_decay,   "-wd", "0.05",       0, 10,   "AdamW's decay, on matrices; never on W, G, biases, norms, positions") \
     X(float, beta1,          "-b1", "0.9",        0, 0.9999, "AdamW's beta 1") \
     X(float, beta2,          "-b2", "0.99",       0, 0.999999, "AdamW's beta 2") \
     X(float, clip,           "-c",  "1",          0, 1e9,  "largest gradient norm (0: no clipping)") \
@@ -2775,7 +2775,7 @@ enum { AUTO, CIFAR10, CIFAR100, IDX };
 void pictures_add(Pictures* p, const unsigned char* bytes, int label, int domain) { // one picture
     size_t area = (size_t)p->planes * p->size * p->size;
     if (p->n == p->room) {
-        p->room = 2 * p->room + 1024;
+        p->room = 2 * p->room + 1; // no more than that: a picture can have 3 MB
         p->bytes = (unsigned char*)realloc(p->bytes, p->room * area);
         p->label = (unsigned char*)realloc(p->label, p->room);
         p->domain = (unsigned char*)realloc(p->domain, p->room);
@@ -3595,7 +3595,7 @@ Pictures pictures_ppm(const char* path, int size, int planes) { // one picture: 
     int numbers[3] = {0, 0, 0}, colours = bytes > 2 && file[1] == '6' ? 3 : 1;
     Pictures p;
     memset(&p, 0, sizeof p);
-    require(bytes > 11 && file[0] == 'P' && (file[1] == '5' || file[1] == '6'), "convert it: dev/images.py --ppm",
+    require(bytes > 11 && file[0] == 'P' && (file[1] == '5' || file[1] == '6'), "convert it: dev/images.py PICTURE NAME",
             "%s: not a binary PPM or PGM", path);
     body += 2;
     for (int i = 0; i < 3; i++) { // width, height, largest value; comments run to the end of their line
@@ -3605,7 +3605,8 @@ Pictures pictures_ppm(const char* path, int size, int planes) { // one picture: 
         while (body < file + bytes && isdigit(*body) && numbers[i] < 100000) { numbers[i] = 10 * numbers[i] + *body++ - '0'; }
     }
     body++; // the one blank before the pixels
-    require(numbers[0] == size && numbers[1] == size && numbers[2] == 255 && colours == planes, "convert it: dev/images.py --ppm",
+    require(numbers[0] == size && numbers[1] == size && numbers[2] == 255 && colours == planes,
+            "convert it: dev/images.py PICTURE NAME --size N",
             "%s: %d x %d, %d planes, up to %d; the model reads %d x %d, %d planes, up to 255", path, numbers[0], numbers[1],
             colours, numbers[2], size, size, planes);
     require(body + area * planes == file + bytes, "the file is cut: make it again", "%s: not as many pixels as its header says",

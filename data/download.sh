@@ -76,6 +76,7 @@ about() {
                 https://hf-mirror.com/$openai/model.safetensors ;;
         cifar10)
             terms='none stated; by custom for research' page=https://www.cs.toronto.edu/~kriz/cifar.html
+            next="./train_vit_dynmoe --data 'data/cifar10/data_batch_*.bin' --val data/cifar10/test_batch.bin"
             file cifar-10-binary.tar.gz 170052171 \
                 c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd cifar10 \
                 https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz \

@@ -4,18 +4,19 @@ dynmoe.py: DynMoE (Dynamic Mixture of Experts, ICLR 2025) in float64 PyTorch.
 
 This file is the oracle of the project. It is slow, small and plain, and it uses
 the symbols of the paper. It is read top to bottom: files, layers, gate, losses, the
-routers it is compared with, model, optimizer, adaptive process, tolerances, cases,
-check, sampling, a GPT-2 file.
+routers it is compared with, models (GPT-2 and ViT), optimizer, adaptive process,
+tolerances, cases, check, sampling, a GPT-2 file.
 
-  python3 dev/dynmoe.py fixtures [DIR]                  write test/fixtures/
+  python3 dev/dynmoe.py fixtures [DIR]                  write test/fixtures/ and test/fixtures_vit/
   python3 dev/dynmoe.py check FILE...                   does FILE agree with this program?
   python3 dev/dynmoe.py logits CKPT --prompt TEXT       logits of a checkpoint of the C program
+  python3 dev/dynmoe.py logits CKPT --images FILE.bin   the same of a ViT, for images in the layout of CIFAR
   python3 dev/dynmoe.py generate CKPT --prompt TEXT     greedy text from a checkpoint
   python3 dev/dynmoe.py gpt2 FILE.safetensors           random weights under GPT-2's published names
 
 Legend: B sequences, T positions, C channels, V vocabulary, Vp padded vocabulary,
 L layers, NH heads, H hidden width of an expert (4C if not said), E experts in the
-pool, N = B*T tokens.
+pool, N = B*T tokens. ViT: B images, T = 1 + patches positions, the class token first.
 Paper: x token, W (E, C) one row per expert, G (E) thresholds, tau scale, k experts
 per token, R_E and R_S records of use. m (E) is the pool mask: 1 = active.
 
@@ -94,7 +95,7 @@ def write_safetensors(path, tensors, meta):
         f.write(struct.pack("<Q", len(text)) + text + b"".join(data))
 
 # ----------------------------------------------------------------------------
-# layers of GPT-2
+# layers of GPT-2 and ViT
 
 def layernorm(x, w, b):
     # x (..., C), w (C), b (C) -> (..., C)
@@ -102,14 +103,15 @@ def layernorm(x, w, b):
     var = ((x - mean) ** 2).mean(-1, keepdim=True)
     return (x - mean) / torch.sqrt(var + 1e-5) * w + b
 
-def attention(x, P, h, NH):
-    # x (B, T, C) -> (B, T, C), causal; h is the prefix "h.N."
+def attention(x, P, h, NH, causal):
+    # x (B, T, C) -> (B, T, C); h is the prefix "h.N."
     B, T, C = x.shape
     qkv = x @ P[h + "qkvw"].T + P[h + "qkvb"]                                      # (B, T, 3C)
     q, k, v = [t.reshape(B, T, NH, C // NH).transpose(1, 2) for t in qkv.split(C, -1)]  # (B, NH, T, hs)
     att = q @ k.transpose(2, 3) / math.sqrt(C // NH)                               # (B, NH, T, T)
-    future = torch.ones(T, T, dtype=torch.bool).triu(1)
-    att = torch.softmax(att.masked_fill(future, -math.inf), -1)
+    if causal:
+        att = att.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -math.inf)    # the future
+    att = torch.softmax(att, -1)
     y = (att @ v).transpose(1, 2).reshape(B, T, C)
     return y @ P[h + "attprojw"].T + P[h + "attprojb"]
 
@@ -120,6 +122,12 @@ def gelu(x):
 def mlp(x, P, h):
     # x (N, C) -> (N, C)
     return gelu(x @ P[h + "fcw"].T + P[h + "fcb"]) @ P[h + "fcprojw"].T + P[h + "fcprojb"]
+
+def patches(x, p):
+    # x (B, channels, image, image) -> (B, patches, channels*p*p): patches row by row; inside, channel, row, column
+    B, ch, n, _ = x.shape
+    x = x.reshape(B, ch, n // p, p, n // p, p).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(B, (n // p) ** 2, ch * p * p)
 
 # ----------------------------------------------------------------------------
 # the DynMoE layer: top-any gating, eq. (3)-(6)
@@ -147,9 +155,14 @@ def top1_fallback(c, g, m):
     top1 = F.one_hot(c.masked_fill(m == 0, -math.inf).argmax(-1), len(m)).to(g.dtype)
     return torch.where(g.sum(-1, keepdim=True) > 0, g, top1)
 
-def experts(x, w1, b1, w2, b2):
+def experts(x, w1, b1, w2, b2, lnw=None, lnb=None):
     # x (N, C), w1 (E, H, C), b1 (E, H), w2 (E, C, H), b2 (E, C) -> every expert on every token (N, E, C)
-    act = gelu(torch.einsum("nc,ehc->neh", x, w1) + b1)
+    # lnw, lnb (E, C): with them x is the residual stream, and each expert begins with a LayerNorm of its own
+    if lnw is None:
+        pre = torch.einsum("nc,ehc->neh", x, w1)
+    else:
+        pre = torch.einsum("nec,ehc->neh", layernorm(x[:, None], lnw, lnb), w1)
+    act = gelu(pre + b1)
     return torch.einsum("neh,ech->nec", act, w2) + b2
 
 def combine(g, out, kgrad):
@@ -256,7 +269,8 @@ def moe(x, P, h, m, cfg, training):
         k = g.sum(-1)
         terms = softmax_losses(W, m, s, g, cfg)
     aux = (terms * torch.tensor(cfg.aux[:len(terms)], dtype=x.dtype)).sum()     # top-any has no entropy
-    out = experts(x, *[P[h + "moe." + n] for n in ("fcw", "fcb", "fcprojw", "fcprojb")])
+    inside = ("lnw", "lnb") if cfg.gate_input == "residual" else ()
+    out = experts(x, *[P[h + "moe." + n] for n in ("fcw", "fcb", "fcprojw", "fcprojb") + inside])
     routed = combine(g, out, cfg.kgrad) if w is None else torch.einsum("ne,nec->nc", w, out)
     # shared experts of width H, side by side: one feed-forward layer of width shared * H
     y = routed + mlp(x, P, h + "shared.") if cfg.shared else routed
@@ -265,24 +279,39 @@ def moe(x, P, h, m, cfg, training):
                               size=size.detach())
 
 # ----------------------------------------------------------------------------
-# the model
+# the models
+
+def embed(P, cfg, x):
+    # x (B, T) tokens, or (B, channels, image, image) -> residual stream (B, T, C)
+    if cfg.model == "gpt2":
+        return P["wte"][x] + P["wpe"][:x.shape[1]]
+    r = patches(x, cfg.patch) @ P["patchw"].T + P["patchb"]
+    return torch.cat([P["cls"].expand(len(x), 1, cfg.C), r], 1) + P["wpe"]
+
+def head(P, cfg, r):
+    # r (B, T, C) after the last LayerNorm -> logits
+    if cfg.model == "gpt2":
+        return r.reshape(-1, cfg.C) @ P["wte"][:cfg.V].T            # (B*T, V): tied head, padding rows left out
+    return r[:, 0] @ P["headw"].T + P["headb"]                      # (B, classes): the class token alone
 
 def forward(P, mask, cfg, x, y=None, training=True):
-    # P {name: tensor}, mask {layer: (E)}, x (B, T) tokens, y (B, T) targets
-    B, T = x.shape
-    r = P["wte"][x] + P["wpe"][:T]                                  # residual stream (B, T, C)
+    # P {name: tensor}, mask {layer: (E)}, x (B, T) tokens, y (B, T) targets; of a ViT x images, y (B) classes
+    r = embed(P, cfg, x)                                            # residual stream (B, T, C)
+    B, T, C = r.shape
     layers = {}
     for l in range(cfg.L):
         h = "h.%d." % l
-        r = r + attention(layernorm(r, P[h + "ln1w"], P[h + "ln1b"]), P, h, cfg.NH)
-        u = layernorm(r, P[h + "ln2w"], P[h + "ln2b"]).reshape(B * T, cfg.C)
+        r = r + attention(layernorm(r, P[h + "ln1w"], P[h + "ln1b"]), P, h, cfg.NH, causal=cfg.model == "gpt2")
+        # gate_input = residual: gate and experts read r itself, there is no ln2 in a MoE layer. The reshape is a node of
+        # its own, so that dmoe_in is what comes back from the layer, without the path around it.
+        raw = l in cfg.moe_layers and cfg.gate_input == "residual"
+        u = (r if raw else layernorm(r, P[h + "ln2w"], P[h + "ln2b"])).reshape(B * T, C)
         if l in cfg.moe_layers:
             z, layers[l] = moe(u, P, h, mask[l], cfg, training)
         else:
             z = mlp(u, P, h)
-        r = r + z.reshape(B, T, cfg.C)
-    r = layernorm(r, P["lnfw"], P["lnfb"]).reshape(B * T, cfg.C)
-    logits = r @ P["wte"][:cfg.V].T                                 # tied head, padding rows left out
+        r = r + z.reshape(B, T, C)
+    logits = head(P, cfg, layernorm(r, P["lnfw"], P["lnfb"]))
     o = SimpleNamespace(logits=logits, layers=layers, margin=min([i.margin for i in layers.values()] + [1e9]))
     if y is not None:
         o.ce = F.cross_entropy(logits, y.reshape(-1))
@@ -331,9 +360,10 @@ def adapt(P, M, S, mask, l, rec):
         h = "h.%d.moe." % l
         P[h + "gatew"][added] = rec.RS / rec.RS.norm()
         P[h + "gateG"][added] = 0
-        for n in ("gatew", "gateG", "fcw", "fcb", "fcprojw", "fcprojb"):
-            M[h + n][added] = 0                  # stale moments would push the new expert around;
-            S[h + n][added] = 0                  # its weights stay as they are
+        for n in P:
+            if n.startswith(h):                  # gate, feed-forward layer, LayerNorm
+                M[n][added] = 0                  # stale moments would push the new expert around;
+                S[n][added] = 0                  # its weights stay as they are
     mask[l] = m
     return added
 
@@ -348,7 +378,7 @@ def backward(P, o):
     return dict(zip(names, gs))
 
 def train(P, M, S, mask, cfg, X, Y):
-    # X, Y (n_steps, B, T). Returns the observations of each step; P, M, S, mask end up trained.
+    # X, Y (n_steps, ...), a batch each. Returns the observations of each step; P, M, S, mask end up trained.
     rec = {l: SimpleNamespace(RE=0, RS=0, unrouted=0) for l in cfg.moe_layers}
     steps = []
     for t in range(cfg.n_steps):
@@ -369,29 +399,41 @@ def train(P, M, S, mask, cfg, X, Y):
 # ----------------------------------------------------------------------------
 # a fixture: configuration and start in, every expected tensor out
 
-INTS = "T V Vp L NH C E B n_steps win_begin win_end".split()
+SIZES = dict(gpt2="T V Vp".split(), vit="image channels patch classes".split())
+INTS = "L NH C E".split()
+RUN = "B n_steps win_begin win_end".split()
 FLOATS = "lr beta1 beta2 eps wd aux_weight scale".split()
-OPTIONAL = "router topk topp shared H".split()
+OPTIONAL = "router topk topp shared H model gate_input".split()
 ROUTERS = ("top-any", "top-k", "top-p", "dense")
 
-def parse_config(meta, path, ints=INTS, floats=FLOATS):
+def parse_config(meta, path, run=RUN, floats=FLOATS):
+    model = meta.get("model", "gpt2")
+    if model not in SIZES:
+        raise UserError("%s: model %s is unknown here" % (path, model), "gpt2 or vit")
+    ints = SIZES[model] + INTS + run
     try:
-        cfg = SimpleNamespace(**{k: int(meta[k]) for k in ints}, **{k: float(meta[k]) for k in floats})
+        cfg = SimpleNamespace(model=model, **{k: int(meta[k]) for k in ints}, **{k: float(meta[k]) for k in floats})
         cfg.moe_layers = [int(l) for l in meta["moe_layers"].split(",") if l]
         cfg.aux = [float(w) for w in meta.get("aux", "1,1,0,0").split(",")]
         cfg.router, cfg.topp = meta.get("router", "top-any"), float(meta.get("topp", 0.4))
         cfg.topk, cfg.shared, cfg.H = int(meta.get("topk", 1)), int(meta.get("shared", 0)), int(meta.get("H", 4 * cfg.C))
     except (KeyError, ValueError) as e:
         raise UserError("%s: metadata is missing or malformed: %s" % (path, e), "docs/formats.md lists the keys")
-    cfg.kgrad = meta.get("kgrad", "normalised")
+    cfg.kgrad, cfg.gate_input = meta.get("kgrad", "normalised"), meta.get("gate_input", "ln2")
     cfg.decay = {k[6:]: float(v == "1") for k, v in meta.items() if k.startswith("decay/")}
     if (min([1] + [getattr(cfg, k) for k in ints if k not in ("E", "win_begin", "win_end")]) < 1 or cfg.C % cfg.NH
-            or cfg.Vp < cfg.V or bool(cfg.moe_layers) != (cfg.E > 0) or len(cfg.aux) not in (4, 5)
-            or ("win_end" in ints and not cfg.win_begin == cfg.win_end == -1        # -1: nothing is recorded, the pool stays
+            or bool(cfg.moe_layers) != (cfg.E > 0) or len(cfg.aux) not in (4, 5)
+            or (run and not cfg.win_begin == cfg.win_end == -1      # -1: nothing is recorded, the pool stays
                 and (cfg.router != "top-any" or not 0 <= cfg.win_begin <= cfg.win_end < cfg.n_steps))
             or cfg.router not in ROUTERS or min(cfg.topk, cfg.H, cfg.shared + 1) < 1 or not 0 < cfg.topp <= 1
-            or any(l not in range(cfg.L) for l in cfg.moe_layers) or cfg.kgrad not in ("normalised", "detached")):
+            or any(l not in range(cfg.L) for l in cfg.moe_layers) or cfg.kgrad not in ("normalised", "detached")
+            or (cfg.Vp < cfg.V or cfg.gate_input != "ln2" if model == "gpt2" else
+                # shared experts have no LayerNorm of their own, so they need ln2
+                cfg.image % cfg.patch or cfg.gate_input not in ("ln2", "residual")
+                or (cfg.gate_input == "residual" and cfg.shared))):
         raise UserError("%s: the metadata describes no model" % path, "compare it with docs/formats.md")
+    if model == "vit":
+        cfg.T, cfg.V, cfg.patch_size = 1 + (cfg.image // cfg.patch) ** 2, cfg.classes, cfg.channels * cfg.patch ** 2
     cfg.aux += [0.0] * (5 - len(cfg.aux))
     return cfg
 
@@ -402,18 +444,26 @@ def parameter_shapes(cfg):
     def ffn(h, width):
         return {h + "fcw": (width, C), h + "fcb": (width,), h + "fcprojw": (C, width), h + "fcprojb": (C,)}
 
-    s = {"wte": (cfg.Vp, C), "wpe": (cfg.T, C)}
+    if cfg.model == "gpt2":
+        s = {"wte": (cfg.Vp, C), "wpe": (cfg.T, C)}
+    else:
+        s = {"patchw": (C, cfg.patch_size), "patchb": (C,), "cls": (C,), "wpe": (cfg.T, C)}
     for l in range(cfg.L):
         h = "h.%d." % l
         s.update({h + "ln1w": (C,), h + "ln1b": (C,), h + "qkvw": (3 * C, C), h + "qkvb": (3 * C,),
-                  h + "attprojw": (C, C), h + "attprojb": (C,), h + "ln2w": (C,), h + "ln2b": (C,)})
+                  h + "attprojw": (C, C), h + "attprojb": (C,)})
+        inside = l in cfg.moe_layers and cfg.gate_input == "residual"   # the LayerNorm is inside each expert
+        s.update({} if inside else {h + "ln2w": (C,), h + "ln2b": (C,)})
         if l in cfg.moe_layers:
-            s.update({h + "moe.gatew": (E, C), h + "moe.gateG": (E,), h + "moe.fcw": (E, H, C),
-                      h + "moe.fcb": (E, H), h + "moe.fcprojw": (E, C, H), h + "moe.fcprojb": (E, C)})
+            s.update({h + "moe.gatew": (E, C), h + "moe.gateG": (E,)})
+            s.update({h + "moe.lnw": (E, C), h + "moe.lnb": (E, C)} if inside else {})
+            s.update({h + "moe.fcw": (E, H, C), h + "moe.fcb": (E, H), h + "moe.fcprojw": (E, C, H),
+                      h + "moe.fcprojb": (E, C)})
             s.update(ffn(h + "shared.", cfg.shared * H) if cfg.shared else {})
         else:
             s.update(ffn(h, 4 * C))
     s.update({"lnfw": (C,), "lnfb": (C,)})
+    s.update({"headw": (cfg.classes, C), "headb": (cfg.classes,)} if cfg.model == "vit" else {})
     return s
 
 def take(tensors, prefix, shapes, path, dtype, optional=False):
@@ -435,14 +485,19 @@ def take_masks(tensors, prefix, cfg, path, dtype):
 
 def run_fixture(tensors, cfg, path, dtype=torch.float64):
     """-> expected tensors {FULLNAME: tensor}, and the steps for those who set tolerances"""
-    shapes, data_shape = parameter_shapes(cfg), (cfg.n_steps, cfg.B, cfg.T)
+    shapes, vit = parameter_shapes(cfg), cfg.model == "vit"
     P = take(tensors, "param/", shapes, path, dtype)
     M = take(tensors, "param_m/", shapes, path, dtype, optional=True)
     S = take(tensors, "param_v/", shapes, path, dtype, optional=True)
     mask = take_masks(tensors, "param/", cfg, path, dtype)
-    X, Y = take(tensors, "data/", {"x": data_shape, "y": data_shape}, path, torch.int64).values()
-    if min(X.min(), Y.min()) < 0 or max(X.max(), Y.max()) >= cfg.V or set(shapes) - set(cfg.decay):
-        raise UserError("%s: a token >= V, or a decay/NAME is missing in the metadata" % path, "is this a whole fixture?")
+    batches = (cfg.n_steps, cfg.B)
+    X = take(tensors, "data/", {"x": batches + ((cfg.channels, cfg.image, cfg.image) if vit else (cfg.T,))}, path,
+             dtype if vit else torch.int64)["x"]
+    Y = take(tensors, "data/", {"y": batches + (() if vit else (cfg.T,))}, path, torch.int64)["y"]
+    ids = Y.flatten() if vit else torch.cat([X.flatten(), Y.flatten()])
+    if ids.min() < 0 or ids.max() >= cfg.V or not torch.isfinite(X).all() or set(shapes) - set(cfg.decay):
+        raise UserError("%s: a token or class out of range, or a decay/NAME is missing in the metadata" % path,
+                        "is this a whole fixture?")
     R, margins = {}, []
 
     def evaluate(group):
@@ -507,7 +562,7 @@ def gate_terms(n, o, cfg):
         return cfg.scale / 4 * terms             # the slope of the sigmoid; x and W enter as directions
     # softmax: dz_e = p_e (dp_e - sum_j p_j dp_j) and, if normalised, dp_e = (<dy, out_e> - sum_j w_j <dy, out_j>) / sum_S p.
     # Every term that cancels there is at most |dy| sum_e w_e |out_e| (size: what is summed up in y, not y). dW_e = sum_n dz x,
-    # and x is not a direction but the output of a LayerNorm. G is not used: its gradient is 0, with no error.
+    # and x is not a direction but what the gate reads. G is not used: its gradient is 0, with no error.
     return terms * i.moe_in.detach().abs().max().item() if n.endswith("gatew") else 0.0
 
 def adam_errors(run, cfg, r, dRS):
@@ -538,7 +593,8 @@ EXACT = ("act", "k", "mask", "count", "RE")     # whole numbers: a fixture keeps
 
 def tolerances(R, run, cfg):
     # -> atol {FULLNAME: number or, for some of post/, an array}, and the one rtol
-    r = SAFETY * math.sqrt(max(4 * cfg.C, cfg.H, cfg.shared * cfg.H, cfg.B * cfg.T, cfg.V)) * EPS32
+    longest = max(4 * cfg.C, cfg.H, cfg.shared * cfg.H, cfg.B * cfg.T, cfg.V, cfg.patch_size if cfg.model == "vit" else 0)
+    r = SAFETY * math.sqrt(longest) * EPS32
     size = {n: t.abs().max().item() for n, t in R.items() if t.numel()}
     dRS = {l: r * size.get("exp/h.%d.RS" % l, 0.0) for l in cfg.moe_layers}
     dm, dv, dp = adam_errors(run, cfg, r, dRS)
@@ -593,7 +649,7 @@ CASES = [
          mask=[[0, 1, 1]], G=[[0, HIGH, HIGH]], then=[[1, 0, 0]]),
     dict(name="full", seed=1607, moe=[0], E=3, L=1,                # unrouted tokens, but no room
          mask=[[1, 1, 1]], G=[[.2, .2, .2]], then=[[1, 1, 1]]),
-    dict(name="moments", seed=100, moe=[0], E=5, moments=True,
+    dict(name="moments", seed=100, moe=[0], E=5, moments=True, once=True,
          mask=[[1, 0, 1, 1, 0]], G=[[-.602, 0, .637, .35, 0]], then=[[1, 1, 1, 1, 0]]),
     dict(SMALL, name="switch", seed=4307, E=4, H=5, router="top-k", topk=1, aux="0,0,1,0,0.5",
          mask=[[1, 1, 1, 1]], G=[[.1, -.2, .3, HIGH]], then=[[1, 1, 1, 1]], ks={1}),
@@ -607,13 +663,42 @@ CASES = [
          mask=[[1, 1, 0]], G=[[0, .2, 0]], then=[[1, 1, 1]], ks={0, 1, 2}),
 ]
 
+# ViT. In the last layer only the class token matters to the loss, so a DynMoE layer stands below another layer.
+# cls: in step 0 the class token of one image must be unrouted, that of another one routed.
+VIT = dict(model="vit", gate_input="ln2", image=4, channels=3, patch=2, classes=5, L=2, moe=[0], C=4, H=6)
+LITTLE = dict(VIT, n_steps=4, win_begin=1, win_end=2, small=True)
+VIT_CASES = [
+    dict(VIT, name="basic", seed=5290, image=6, B=2, C=6, E=4, cls=True,                     # removes 3, adds 1
+         mask=[[1, 0, 1, 1]], G=[[0, 0, .2, HIGH]], then=[[1, 1, 1, 0]], ks={0, 1, 2}),
+    dict(VIT, name="residual", seed=5361, gate_input="residual", moe=[0, 1], E=4, kgrad="detached", aux="1,1,1,1", cls=True,
+         mask=[[1, 1, 1, 0]] * 2, G=[[HIGH, 0, .1, 0], [0, HIGH, 0, 0]],                     # removes 0 and adds it again; in
+         then=[[1, 1, 1, 0], [1, 1, 1, 0]], ks={0, 1, 2}),                                   # layer 1 the same with 1
+    dict(VIT, name="moments", seed=6486, gate_input="residual", E=5, moments=True, once=True,
+         mask=[[1, 0, 1, 1, 0]], G=[[-.799, 0, .864, .243, 0]], then=[[1, 1, 1, 1, 0]]),
+    dict(LITTLE, name="odd", seed=5082, gate_input="residual", image=12, channels=1, patch=3, classes=7, C=5, NH=1, E=3, H=7,
+         B=2, scale=4.0, aux="1,0,0,1", cls=True, mask=[[1, 1, 0]], G=[[0, .2, 0]], then=[[1, 1, 1]], ks={0, 1, 2}),
+    dict(LITTLE, name="dense", seed=5001, C=6, NH=3, E=0, moe=[], mask=[], G=[], then=[]),
+    dict(LITTLE, name="allzero", seed=5032, gate_input="residual", E=3,                      # all go, the lowest free slot comes
+         mask=[[0, 1, 1]], G=[[0, HIGH, HIGH]], then=[[1, 0, 0]], ks={0}),
+    dict(LITTLE, name="full", seed=5058, channels=1, patch=4, B=5, E=3, kgrad="detached",    # one patch; no room
+         mask=[[1, 1, 1]], G=[[.2, .2, .2]], then=[[1, 1, 1]], ks={0, 1, 2}),
+    dict(LITTLE, name="topk", seed=5054, gate_input="residual", moe=[0, 1], E=4, router="top-k", topk=2, aux="1,0.5,1,1,0.5",
+         win_begin=-1, win_end=-1, mask=[[1, 1, 0, 1], [0, 0, 1, 0]], G=[[.1, -.2, .3, HIGH]] * 2,
+         then=[[1, 1, 0, 1], [0, 0, 1, 0]], ks={2}),
+    dict(LITTLE, name="shared", seed=5051, E=3, H=5, shared=2,                               # removes 0, adds it again
+         mask=[[1, 1, 1]], G=[[HIGH, 0, .2]], then=[[1, 1, 1]], ks={0, 1, 2}),
+    dict(LITTLE, name="blocks", seed=1, gate_input="residual", image=18, channels=1, B=2, E=3,   # 82 tokens: attention in blocks
+         mask=[[1, 1, 0]], G=[[0, .2, 0]], then=[[1, 1, 1]], ks={0, 1, 2}),
+]
+
 def random_start(case, cfg, rng):
     # -> the param/, param_m/, param_v/ and data/ tensors of a case
     t = {}
     for n, shape in parameter_shapes(cfg).items():
         last = n.split(".")[-1]
-        std = {"wte": .3, "wpe": .1, "gatew": .4, "qkvw": .3, "fcw": .3, "attprojw": .2, "fcprojw": .2}.get(last, .1)
-        a = std * rng.randn(*shape) + (last in ("ln1w", "ln2w", "lnfw"))
+        std = {"wte": .3, "wpe": .1, "gatew": .4, "qkvw": .3, "fcw": .3, "attprojw": .2, "fcprojw": .2,
+               "patchw": .3, "cls": .3, "headw": .3}.get(last, .1)
+        a = std * rng.randn(*shape) + (last in ("ln1w", "ln2w", "lnfw", "lnw"))
         if last == "wte":
             a[cfg.V:] = 0
         t["param/" + n] = a.astype(np.float32)
@@ -625,21 +710,26 @@ def random_start(case, cfg, rng):
     for l, mask, G in zip(cfg.moe_layers, case["mask"], case["G"]):
         t["param/h.%d.moe.mask" % l] = np.array(mask, np.int32)
         t["param/h.%d.moe.gateG" % l] = np.array(G, np.float32)
-    text = rng.randint(0, cfg.V, (cfg.n_steps, cfg.B, cfg.T + 1)).astype(np.int32)
-    t["data/x"], t["data/y"] = text[:, :, :-1], text[:, :, 1:]
+    batches = (cfg.n_steps, cfg.B)
+    if cfg.model == "vit":
+        t["data/x"] = rng.randn(*batches, cfg.channels, cfg.image, cfg.image).astype(np.float32)
+        t["data/y"] = rng.randint(0, cfg.classes, batches).astype(np.int32)
+    else:
+        text = rng.randint(0, cfg.V, batches + (cfg.T + 1,)).astype(np.int32)
+        t["data/x"], t["data/y"] = text[:, :, :-1], text[:, :, 1:]
     return t
 
 def make_case(case):
     # -> tensors, metadata of one fixture; asserts that the events it is made for do happen
     c = dict(BASE, **case)
-    meta = {k: str(c[k]) for k in INTS if k in c}
+    meta = {k: str(c[k]) for k in SIZES[c.get("model", "gpt2")] + INTS + RUN}
     meta.update({k: repr(float(np.float32(c[k]))) for k in FLOATS})     # what a C float holds
     meta.update({k: repr(float(np.float32(c[k]))) if k == "topp" else str(c[k]) for k in OPTIONAL if k in c})
     meta.update(format="dynmoe-fixture 1", policy="skip", decay="2d", aux=c["aux"], kgrad=c["kgrad"],
                 moe_layers=",".join(str(l) for l in c["moe"]))
     cfg = parse_config(meta, c["name"])
     for n in parameter_shapes(cfg):              # matrices and embeddings decay; biases, norms, gates do not
-        cfg.decay[n] = float(n.split(".")[-1] in ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw"))
+        cfg.decay[n] = float(n.split(".")[-1] in ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw", "patchw", "cls", "headw"))
         meta["decay/" + n] = "%d" % cfg.decay[n]
     tensors = random_start(c, cfg, np.random.RandomState(c["seed"]))
     R, run = run_fixture(tensors, cfg, c["name"])
@@ -647,16 +737,19 @@ def make_case(case):
 
     assert run.margin > 5e-5, "%s: margin %g, take another seed" % (c["name"], run.margin)
     assert [run.mask[l].int().tolist() for l in cfg.moe_layers] == c["then"], c["name"]
-    if c.get("moments"):
+    if c.get("once"):
         # expert 2: one token in the window, in step 2; one unrouted token, in step 1; nothing in step 3
         assert run.rec[0].RE[2] == 1 and run.steps[2].layers[0].act[:, 2].sum() == 1
         assert run.rec[0].unrouted == 1 and (run.steps[1].layers[0].k == 0).sum() == 1
+    if c.get("cls"):
+        k = run.steps[0].layers[c["moe"][0]].k.reshape(cfg.B, cfg.T)[:, 0]
+        assert (k == 0).any() and (k > 0).any(), c["name"]
 
     assert c.get("ks", set()) <= set(run.steps[0].layers[c["moe"][0]].k.int().tolist() if c["moe"] else []), c["name"]
     atol, r = tolerances(R, run, cfg)
     if c.get("small"):                           # AdamW on the other tensors is seen in the other fixtures
-        R = {n: t for n, t in R.items() if not n.startswith("post") or n.startswith("posteval/")
-             or n.split(".")[-1] in ("gatew", "gateG", "mask") or ".shared." in n}
+        R = {n: t for n, t in R.items() if not n.startswith("post") or n.startswith("posteval/") or ".shared." in n
+             or n.split("/")[1].split(".")[-1] in ("gatew", "gateG", "mask", "lnw", "lnb", "cls", "headw")}
     kinds = {"act": np.uint8, "k": np.int32, "mask": np.int32, "count": np.int64}
     for full, want in R.items():
         a, last = want.reshape(-1).numpy() if want.dim() == 0 else want.numpy(), full.split("/")[-1].split(".")[-1]
@@ -671,10 +764,11 @@ def make_case(case):
     return tensors, meta
 
 def write_fixtures(args):
-    os.makedirs(args.dir, exist_ok=True)
-    for case in CASES:
+    folders = [(args.dir, CASES), (args.dir.rstrip("/") + "_vit", VIT_CASES)]
+    for folder, case in [(folder, case) for folder, cases in folders for case in cases]:
+        os.makedirs(folder, exist_ok=True)
         tensors, meta = make_case(case)
-        path = os.path.join(args.dir, case["name"] + ".safetensors")
+        path = os.path.join(folder, case["name"] + ".safetensors")
         write_safetensors(path, tensors, meta)
         rows = compare_fixture(path, torch.float32)
         print("%-40s %7d bytes  margin %.1e  float32 uses %.2f of a tolerance" % (
@@ -748,8 +842,8 @@ def compare_golden(path):
 def compare_fixture(path, dtype):
     # -> rows (name, worst error / tolerance); an inexact whole number counts as infinite
     tensors, meta = read_safetensors(path)
-    if meta.get("format") != "dynmoe-fixture 1" or "model" in meta:
-        raise UserError("%s: not a fixture of a GPT-2 model" % path, "its metadata has format = dynmoe-fixture 1")
+    if meta.get("format") != "dynmoe-fixture 1":
+        raise UserError("%s: not a fixture" % path, "its metadata has format = dynmoe-fixture 1")
     R, _ = run_fixture(tensors, parse_config(meta, path), path, dtype)
     rows = []
     for n in sorted(tensors):
@@ -788,36 +882,76 @@ def check(args):
 # ----------------------------------------------------------------------------
 # checkpoints of the C program: logits and greedy text
 
-def load_checkpoint(args):
-    # -> P, mask, cfg, all in float64, and the tokens of the prompt: text is bytes, a byte is a token
+def load_checkpoint(args, model):
+    # -> P, mask, cfg, all in float64, and the metadata
     tensors, meta = read_safetensors(args.ckpt)
     if meta.get("format") != "dynmoe-checkpoint 1":
         raise UserError("%s: not a checkpoint" % args.ckpt, "its metadata has format = dynmoe-checkpoint 1")
-    ints = "L NH C T V Vp E".split()
-    keys = ints + ["moe_layers", "scale"] + OPTIONAL
-    cfg = parse_config({k: meta[k] for k in keys if k in meta}, args.ckpt, ints, ["scale"])
+    keys = SIZES["gpt2"] + SIZES["vit"] + INTS + ["moe_layers", "scale"] + OPTIONAL
+    cfg = parse_config({k: meta[k] for k in keys if k in meta}, args.ckpt, [], ["scale"])
+    if cfg.model != model:
+        raise UserError("%s: a model of the kind %s" % (args.ckpt, cfg.model), "a gpt2 takes --prompt, a vit --images")
     shapes = parameter_shapes(cfg)
     for n in tensors:
         if n.startswith("h.") and n not in shapes and not n.endswith(".moe.mask"):
-            raise UserError("%s: tensor %s is unknown here" % (args.ckpt, n), "dense and DynMoE layers of GPT-2 only")
+            raise UserError("%s: tensor %s is unknown here" % (args.ckpt, n), "dense and DynMoE layers of GPT-2 and ViT only")
+    P = take(tensors, "", shapes, args.ckpt, torch.float64)
+    return P, take_masks(tensors, "", cfg, args.ckpt, torch.float64), cfg, meta
+
+def load_prompt(args):
+    # -> P, mask, cfg, and the tokens of the prompt: text is bytes, a byte is a token
+    P, mask, cfg, _ = load_checkpoint(args, "gpt2")
     tokens = list(os.fsencode(args.prompt))
     if cfg.V != 256:
         raise UserError("%s: vocabulary %d, not bytes" % (args.ckpt, cfg.V), "take a model trained on a text file")
     if not tokens:
         raise UserError("the prompt is empty", "give at least one character with --prompt")
-    P = take(tensors, "", shapes, args.ckpt, torch.float64)
-    return P, take_masks(tensors, "", cfg, args.ckpt, torch.float64), cfg, tokens
+    return P, mask, cfg, tokens
 
 def evaluate_tokens(P, mask, cfg, tokens):
     # evaluation mode on what the model can see: the last T tokens
     with torch.no_grad():
         return forward(P, mask, cfg, torch.tensor([tokens[-cfg.T:]]), training=False)
 
+def load_images(args, cfg, meta):
+    # records of 1 or 2 label bytes, the class is the last, and a byte per pixel -> x (n, channels, image, image), y (n)
+    size = args.labels + cfg.channels * cfg.image ** 2
+    total = os.path.getsize(args.images)
+    if args.n < 1:
+        raise UserError("-n %d: no images" % args.n, "take at least one")
+    if total < size or total % size:
+        raise UserError("%s: %d bytes are not records of %d" % (args.images, total, size),
+                        "--labels 1 for CIFAR-10, --labels 2 for CIFAR-100, and the pixels that the model was trained on")
+    try:
+        mean, std = [[float(v) for v in meta[k].split(",")] for k in ("mean", "std")]
+    except (KeyError, ValueError):
+        mean, std = [], []
+    if not len(mean) == len(std) == cfg.channels or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        raise UserError("%s: mean and std in the metadata are not %d numbers" % (args.ckpt, cfg.channels),
+                        "one for each channel, with commas, in units of pixel / 255")
+    with open(args.images, "rb") as f:
+        a = np.frombuffer(f.read(min(total, args.n * size)), np.uint8).reshape(-1, size)
+    x = a[:, args.labels:].reshape(-1, cfg.channels, cfg.image, cfg.image) / 255.0
+    mean, std = [np.array(v).reshape(-1, 1, 1) for v in (mean, std)]
+    return torch.tensor((x - mean) / std), a[:, args.labels - 1]
+
+def evaluate_images(args):
+    P, mask, cfg, meta = load_checkpoint(args, "vit")
+    x, y = load_images(args, cfg, meta)
+    with torch.no_grad():
+        o = forward(P, mask, cfg, x, training=False)
+    for i, row in enumerate(o.logits):
+        print("image %d, class %d, says %d: %s" % (i, y[i], row.argmax(), " ".join("%.6f" % v for v in row)))
+    return o
+
 def logits(args):
-    o = evaluate_tokens(*load_checkpoint(args))
-    p, best = torch.softmax(o.logits[-1], -1).topk(5)
-    print("logits %s, next byte: %s" % (tuple(o.logits.shape),
-          "  ".join("%r %.4f" % (bytes([b]), q) for b, q in zip(best.tolist(), p.tolist()))))
+    if args.images is not None:
+        o = evaluate_images(args)
+    else:
+        o = evaluate_tokens(*load_prompt(args))
+        p, best = torch.softmax(o.logits[-1], -1).topk(5)
+        print("logits %s, next byte: %s" % (tuple(o.logits.shape),
+              "  ".join("%r %.4f" % (bytes([b]), q) for b, q in zip(best.tolist(), p.tolist()))))
     for l, i in o.layers.items():
         print("layer %d: %.2f experts per token, closest decision %.1e" % (l, i.act.sum(-1).mean(), i.margin))
     if args.out:
@@ -827,7 +961,7 @@ def logits(args):
         return 0
     theirs, _ = read_safetensors(args.compare)
     if "logits" not in theirs or theirs["logits"].shape != tuple(o.logits.shape):
-        raise UserError("%s: no logits of shape %s" % (args.compare, tuple(o.logits.shape)), "same prompt and checkpoint?")
+        raise UserError("%s: no logits of shape %s" % (args.compare, tuple(o.logits.shape)), "same input, same checkpoint?")
     for l, i in o.layers.items():
         act = theirs.get("h.%d.act" % l)
         if act is not None and act.shape == tuple(i.act.shape):
@@ -837,7 +971,7 @@ def logits(args):
     return 0 if worst <= args.tol else 1
 
 def generate(args):
-    P, mask, cfg, tokens = load_checkpoint(args)
+    P, mask, cfg, tokens = load_prompt(args)
     for _ in range(args.n):
         tokens.append(int(evaluate_tokens(P, mask, cfg, tokens).logits[-1].argmax()))
     sys.stdout.buffer.write(bytes(tokens) + b"\n")
@@ -859,7 +993,7 @@ def gpt2(args):
         raise UserError("no such GPT-2", "channels that divide into --heads, or in steps of %d; a name that ends in .safetensors"
                         % HEAD_SIZE)
     meta = dict(L=args.layers, NH=heads, C=args.c, T=args.t, V=args.v, Vp=args.v, E=0, moe_layers="")
-    cfg = parse_config(meta, args.out, "L NH C T V Vp E".split(), [])
+    cfg = parse_config(meta, args.out, [], [])
     cfg.aux_weight = 0.0
     rng, P, file, prefix = np.random.RandomState(args.seed), {}, {}, "transformer." if args.prefix else ""
     for n, shape in parameter_shapes(cfg).items():
@@ -888,7 +1022,7 @@ def main():
     parser = argparse.ArgumentParser(description="DynMoE in float64 PyTorch: the oracle of the project")
     sub = parser.add_subparsers(dest="command", required=True)
     p = sub.add_parser("fixtures", help="write the project's own fixtures")
-    p.add_argument("dir", nargs="?", default="test/fixtures")
+    p.add_argument("dir", nargs="?", default="test/fixtures", help="those of the ViT go to DIR_vit (default: %(default)s)")
     p.set_defaults(run=write_fixtures)
     p = sub.add_parser("check", help="compare this implementation with fixtures")
     p.add_argument("files", nargs="+", help="*.safetensors or gate_golden.txt")
@@ -898,11 +1032,16 @@ def main():
     for name, run in (("logits", logits), ("generate", generate)):
         p = sub.add_parser(name, help="of a checkpoint, in evaluation mode")
         p.add_argument("ckpt")
-        p.add_argument("--prompt", required=True, help="text; the last T bytes count")
         p.set_defaults(run=run)
         if name == "generate":
+            p.add_argument("--prompt", required=True, help="text; the last T bytes count")
             p.add_argument("-n", type=int, default=64, help="number of bytes to add")
             continue
+        g = p.add_mutually_exclusive_group(required=True)
+        g.add_argument("--prompt", help="text; the last T bytes count")
+        g.add_argument("--images", help="of a ViT: records of label bytes and pixels, as CIFAR has them")
+        p.add_argument("--labels", type=int, choices=(1, 2), default=1, help="label bytes of a record; the class is the last")
+        p.add_argument("-n", type=int, default=8, help="number of images, from the first on (default 8)")
         p.add_argument("--out", help="write logits and open gates to this safetensors file")
         p.add_argument("--compare", help="compare with the logits in this safetensors file")
         p.add_argument("--tol", type=float, default=1e-3, help="largest difference allowed with --compare")

@@ -3,6 +3,7 @@
 Makes a data set of pictures from folders of pictures: PACS, Tiny ImageNet, or one's own photographs.
 
     python3 dev/images.py FOLDER NAME [--size 32] [--val 0.2] [--seed 1]
+    python3 dev/images.py PICTURE NAME [--size 32]                          one picture: NAME.ppm, for --predict
 
 FOLDER holds DOMAIN/CLASS/*.jpg, or CLASS/*.jpg, which is one domain with the name of FOLDER. Written are
 
@@ -153,6 +154,18 @@ def records(root, found, size, domains, classes, counts):
             print("  %d pictures" % counts["made"], flush=True)
         yield bytes([domains[domain], classes[label]]) + pixels
 
+def one_picture(path, name, size):
+    """A binary PPM: red, green and blue of a pixel side by side."""
+    try:
+        pixels = planes(path, size)
+    except Exception as e:
+        fail(1, "is it a picture?", "cannot read %s: %s" % (shown(path), " ".join(str(e).split()) or type(e).__name__))
+    area = size * size
+    output = Output()
+    output.write(name, [b"P6\n%d %d\n255\n" % (size, size), bytes(pixels[k * area + i] for i in range(area) for k in range(3))])
+    output.keep()
+    print("%s: %d x %d pixels" % (shown(name), size, size))
+
 def main():
     class Parser(argparse.ArgumentParser):
         def error(self, message):
@@ -170,6 +183,8 @@ def main():
         parser.error("NAME must not end in /: the files are called NAME_train.bin and so on")
     warnings.simplefilter("ignore") # Pillow's, about odd EXIF data: the pictures are read all the same
     root = os.fsencode(a.folder)
+    if os.path.isfile(root):
+        return one_picture(root, a.name if a.name.endswith(".ppm") else a.name + ".ppm", a.size)
     found = find(root)
     domains = numbered((f[0] for f in found), "domains")
     classes = numbered((f[1] for f in found), "classes")

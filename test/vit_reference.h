@@ -36,8 +36,8 @@ typedef struct { int y, y2; float lam; } Target; // class, second class of mixup
 #define REFERENCE_TENSORS(X) \
     X(patchw,   "patchw",       C, K, 0,        NORMAL,     1) \
     X(patchb,   "patchb",       C, 0, 0,        ZEROS,      0) \
-    X(cls,      "cls",          C, 0, 0,        NORMAL,     1) \
-    X(wpe,      "wpe",          T, C, 0,        NORMAL,     1) \
+    X(cls,      "cls",          C, 0, 0,        NORMAL,     0) \
+    X(wpe,      "wpe",          T, C, 0,        NORMAL,     0) \
     X(lnfw,     "lnfw",         C, 0, 0,        ONES,       0) \
     X(lnfb,     "lnfb",         C, 0, 0,        ZEROS,      0) \
     X(headw,    "headw",        classes, C, 0,  NORMAL,     1) \
