@@ -353,6 +353,10 @@ __device__ inline float clamp01(float x) { return fminf(fmaxf(x, 0.0f), 1.0f); }
 
 __device__ inline float jitter(float x, const View* v) { return clamp01((clamp01(x * v->brightness) - 0.5f) * v->contrast + 0.5f); }
 
+__device__ inline float of_plane(const float* x, int plane) { // x[plane], without an index, which would put x into memory
+    return plane == 0 ? x[0] : plane == 1 ? x[1] : x[2];
+}
+
 __device__ inline float view_pixel(const unsigned char* pictures, const View* v, Norm norm, int plane, int row, int col, int size,
                                    int planes) {
     // one number of the picture as the model sees it: moved, mirrored, brightness, contrast about 0.5, saturation, normalised
@@ -365,7 +369,7 @@ __device__ inline float view_pixel(const unsigned char* pictures, const View* v,
                      0.114f * jitter(inside ? p[2 * area] / 255.0f : 0.0f, v);
         x = clamp01(gray + v->saturation * (x - gray));
     }
-    return (x - norm.mean[plane]) / norm.std[plane];
+    return (x - of_plane(norm.mean, plane)) / of_plane(norm.std, plane);
 }
 
 template <typename floatX>
