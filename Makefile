@@ -23,8 +23,9 @@ export GOMP_SPINCOUNT
 # Built-in rules would make dev/x out of dev/x.sh.
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help probes all data train ablation compare plot test test-scripts test-builds test-unit test-sanitize test-fuzz \
-        test-cuda test-long valgrind mutants fixture fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE
+.PHONY: help probes all data data-vit train train-vit ablation compare plot test test-scripts test-builds test-unit \
+        test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants mutants-cuda fixture fixture-vit fixture-cuda \
+        fixtures-again check-style docs-flags docs-links clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
@@ -118,7 +119,7 @@ CFLAGS := $(BASE) $(USE_OMP) $(USE_BLAS)
 LIBS := $(filter-out -I% -D%,$(BLAS_LIBS)) -lm
 COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
 
-TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms
+TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges
 SCRIPTS := $(wildcard test/test_*.sh)
 TESTS := $(patsubst %.c,%,$(wildcard test/test_*.c))
 SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
@@ -130,19 +131,20 @@ SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
 .commit.tmp: FORCE
 	@echo $(COMMIT) > $@.new.tmp; cmp -s $@.new.tmp $@ || cp $@.new.tmp $@; rm $@.new.tmp
 
-all: train_gpt2_dynmoe data/languages data/tokenize $(TOOLS) ## build the programs
+all: train_gpt2_dynmoe data/languages data/tokenize data/shapes $(TOOLS) ## build the programs
 	@echo "built $^: make train shows what they do"
 
 train_gpt2_dynmoe: train_gpt2_dynmoe.c .flags.tmp .commit.tmp
 	$(CC) $(CFLAGS) -DCOMMIT='"$(COMMIT)"' $< -o $@ $(LIBS)
 	@echo "built $@ with $(BLAS_NAME), $(if $(OMP),OpenMP,no OpenMP): ./$@ --help"
 
-data/languages data/tokenize: %: %.c .flags.tmp
+data/languages data/tokenize data/shapes: %: %.c .flags.tmp
 	$(CC) $(CFLAGS) $< -o $@ -lm
 	@echo "built $@: ./$@ --help"
 
 # ---- CUDA: with nvcc, or on the CPU with g++ ---------------------------------------------------------------------------
 
+NVCC_FLAGS := -O3 -std=c++17 -diag-suppress 20012,177,549
 CUDACPU := dev/cuda_on_cpu/cudacpu-cc
 CUDACPU_FILES := $(wildcard dev/cuda_on_cpu/*.c dev/cuda_on_cpu/*.cpp dev/cuda_on_cpu/*.h dev/cuda_on_cpu/include/*) $(CUDACPU)
 ifeq ($(CUDA_ON_CPU),1)
@@ -150,7 +152,7 @@ ifeq ($(CUDA_ON_CPU),1)
   CUDA_LIBS :=
   CUDA_HOW := for the CPU (CUDA_ON_CPU=1)
 else
-  CUDA_CC = $(NVCC) -O3 -std=c++17 $(ARCH) -DCOMMIT='"$(COMMIT)"' -diag-suppress 20012,177,549
+  CUDA_CC = $(NVCC) $(NVCC_FLAGS) $(ARCH) -DCOMMIT='"$(COMMIT)"'
   CUDA_LIBS := -lcublas -lcublasLt
   CUDA_HOW = with nvcc, $(ARCH)$(if $(GPU),$(,) for $(GPU))
 endif
@@ -164,24 +166,34 @@ need_nvcc = $(if $(filter 1,$(CUDA_ON_CPU)),,$(if $(NVCC),,@echo "no nvcc, which
 .cuda.tmp: FORCE
 	@printf '%s\n' '$(CUDA_ON_CPU)' > $@.new.tmp; cmp -s $@.new.tmp $@ || cp $@.new.tmp $@; rm $@.new.tmp
 
-train_gpt2_dynmoe_cu: train_gpt2_dynmoe.cu .cuda.tmp .commit.tmp $(CUDACPU_FILES)
+test/fixture_vit_cuda: test/fixture_vit_cuda.cu test/fixture_vit.c test/fixture_compare.h train_vit_dynmoe.cu .cuda.tmp \
+        $(CUDACPU_FILES)
 	$(need_nvcc)
-	$(CUDA_CC) -o $@ $< $(CUDA_LIBS)
+	$(CUDA_CC) $(CUDA_TEST_FLAGS) -o $@ $< $(CUDA_LIBS) $(CUDA_TEST_LIBS)
+train_gpt2_dynmoe_cu: train_gpt2_dynmoe.cu
+train_vit_dynmoe: train_vit_dynmoe.cu
+train_gpt2_dynmoe_cu train_vit_dynmoe: .cuda.tmp .commit.tmp $(CUDACPU_FILES)
+	$(need_nvcc)
+	$(CUDA_CC) -o $@ $(filter %.cu,$^) $(CUDA_LIBS)
 	@echo "built $@ $(CUDA_HOW): ./$@ --help"
 test/fixture_cuda: test/fixture_cuda.cu test/fixture.c train_gpt2_dynmoe.cu .cuda.tmp $(CUDACPU_FILES)
 	$(need_nvcc)
 	$(CUDA_CC) $(CUDA_TEST_FLAGS) -o $@ $< $(CUDA_LIBS) $(CUDA_TEST_LIBS)
-test/test_cuda: test/test_gpt2_dynmoe.cu train_gpt2_dynmoe.cu train_gpt2_dynmoe.c .cuda.tmp $(CUDACPU_FILES)
+test/test_cuda test/test_cuda_check: test/test_gpt2_dynmoe.cu train_gpt2_dynmoe.cu
+test/test_cuda_vit test/test_cuda_vit_check: test/test_vit_dynmoe.cu train_vit_dynmoe.cu test/vit_reference.h
+test/test_cuda test/test_cuda_vit: train_gpt2_dynmoe.c test/cuda_compare.h .cuda.tmp $(CUDACPU_FILES)
 	$(need_nvcc)
-	$(CUDA_CC) $(CUDA_TEST_FLAGS) -o $@ $< $(CUDA_LIBS) $(CUDA_TEST_LIBS) $(filter -l%,$(CHECK)) -lpthread
-test/test_cuda_check: test/test_gpt2_dynmoe.cu train_gpt2_dynmoe.cu train_gpt2_dynmoe.c $(CUDACPU_FILES)
-	$(CUDACPU) --check $(CUDA_TEST_FLAGS) -o $@ $< $(LIBS) $(filter -l%,$(CHECK)) -lpthread
+	$(CUDA_CC) $(CUDA_TEST_FLAGS) -o $@ $(filter test/%.cu,$^) $(CUDA_LIBS) $(CUDA_TEST_LIBS) $(filter -l%,$(CHECK)) -lpthread
+test/test_cuda_check test/test_cuda_vit_check: train_gpt2_dynmoe.c test/cuda_compare.h $(CUDACPU_FILES)
+	$(CUDACPU) --check $(CUDA_TEST_FLAGS) -o $@ $(filter test/%.cu,$^) $(LIBS) $(filter -l%,$(CHECK)) -lpthread
 
 # What follows includes the program. Functions that only main calls are then unused.
 TEST_FLAGS := -I. -Wno-unused-function
-$(TOOLS) test/fixture: %: %.c $(SOURCES) .flags.tmp
+$(TOOLS) test/fixture test/fixture_vit: %: %.c $(SOURCES) .flags.tmp
 	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS)
 	@echo "built $@"
+test/fixture test/fixture_no_blas test/fixture_no_openmp test/fixture_cuda: test/fixture_compare.h
+test/fixture_vit: test/fixture_compare.h test/vit_reference.h
 $(TESTS): %: %.c test/suite.h $(SOURCES) .flags.tmp
 	$(if $(CHECK),,@echo "the tests need Check, which is not there"; echo "---> HINT: run dev/setup.sh"; exit 1)
 	$(CC) $(CFLAGS) $(TEST_FLAGS) $< -o $@ $(LIBS) $(CHECK)
@@ -204,6 +216,15 @@ DATA := --data data/languages_train.txt --val data/languages_val.txt
 data: data/languages_train.txt data/languages_val.txt ## generate the text of six little languages
 	@echo "made data/languages_train.txt and data/languages_val.txt: ./train_gpt2_dynmoe $(DATA)"
 
+data/shapes_train.bin: data/shapes
+	data/shapes --seed 1 --n 20000 --out $@
+data/shapes_val.truth: data/shapes
+	data/shapes --seed 2 --n 2000 --out data/shapes_val.bin --truth $@
+data/shapes_val.bin: data/shapes_val.truth ;
+
+data-vit: data/shapes_train.bin data/shapes_val.bin ## generate pictures of eight shapes in four styles
+	@echo "made data/shapes_train.bin and data/shapes_val.bin: data/shapes --sheet sheet.ppm draws examples to look at"
+
 # which program trains: the C one, or with CUDA=1 or CUDA_ON_CPU=1 the CUDA one
 PROGRAM := train_gpt2_dynmoe$(if $(filter 1,$(CUDA) $(CUDA_ON_CPU)),_cu)
 
@@ -216,6 +237,18 @@ train: $(PROGRAM) dev/specialisation dev/alarms data ## train the default model,
 	dev/specialisation data/languages_val.truth $(OUT)/routing.safetensors $(OUT)/untrained.safetensors
 	@dev/alarms $(OUT)/log.jsonl
 	@echo "trained $(STEPS) steps: the model, its log and its routing are in $(OUT)/"
+
+# the vision program: as it is, 2000 steps of its default model
+VIT_OUT = $(if $(filter file,$(origin OUT)),out_vit,$(OUT))
+train-vit: train_vit_dynmoe dev/edges dev/alarms data-vit ## train the vision model on shapes (CUDA_ON_CPU=1: with few STEPS)
+	./train_vit_dynmoe --data data/shapes_train.bin --val data/shapes_val.bin --out $(VIT_OUT) \
+	    $(if $(filter file,$(origin STEPS)),,--steps $(STEPS)) --dump-routing $(VIT_OUT)/routing.safetensors $(ARGS)
+	@mkdir -p $(VIT_OUT)/untrained
+	@./train_vit_dynmoe --data data/shapes_train.bin --val data/shapes_val.bin $(ARGS) --out $(VIT_OUT)/untrained --steps 0 \
+	    --dump-routing $(VIT_OUT)/untrained.safetensors > $(VIT_OUT)/untrained/output.txt 2>&1 || \
+	    { cat $(VIT_OUT)/untrained/output.txt; exit 1; }
+	dev/edges data/shapes_val.truth $(VIT_OUT)/routing.safetensors $(VIT_OUT)/untrained.safetensors
+	@dev/alarms $(VIT_OUT)/log.jsonl
 
 ablation: train_gpt2_dynmoe data ## train variants of the model beside each other (hours; dev/ablation.sh says which)
 	dev/ablation.sh $(ARGS)
@@ -235,7 +268,7 @@ CXX = $(firstword $(call which,g++ clang++))
 # the last two lines of what a program says, or all of it if it fails
 shortly = said=$$($(1) 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail -n 2
 
-test: check-style test-scripts test-builds fixture test-unit test-sanitize test-fuzz ## run all tests (a sample of the long ones)
+test: check-style test-scripts test-builds fixture fixture-vit test-unit test-sanitize test-fuzz ## run all tests
 	$(MAKE) test-cuda CUDA_ON_CPU=1
 	dev/cuda_on_cpu/test/run.sh --quick
 	@echo "Passed: style guards, $(words $(SCRIPTS)) scripts, builds with $(COMPILERS)$(if $(CXX), and $(CXX) as C++11)," \
@@ -258,6 +291,13 @@ fixture: test/fixture ## compare with what float64 PyTorch computed: all fixture
 	$(if $(FIXTURE),test/fixture $(FIXTURE),@for f in $(FIXTURES); do \
 	    $(call shortly,test/fixture $$f); done)
 	@echo "agrees with $(words $(FIXTURES)) fixtures: make fixture FIXTURE=file for one"
+VIT_FIXTURES := $(or $(FIXTURE),$(wildcard test/fixtures_vit/*.safetensors))
+VIT_RUNNERS := test/fixture_vit $(if $(filter 1,$(CUDA) $(CUDA_ON_CPU)),test/fixture_vit_cuda)
+fixture-vit: $(VIT_RUNNERS) ## the same for the ViT: its C reference, with CUDA=1 or CUDA_ON_CPU=1 the CUDA program too
+	$(if $(VIT_FIXTURES),,@echo "no test/fixtures_vit/*.safetensors"; echo "---> HINT: make fixtures-again"; exit 1)
+	@set -e; for r in $(VIT_RUNNERS); do for f in $(VIT_FIXTURES); do \
+	    $(if $(FIXTURE),$$r $$f,$(call shortly,$$r $$f)); done; done
+	@echo "agrees with $(words $(VIT_FIXTURES)) fixtures: make fixture-vit FIXTURE=file for one"
 
 test-unit: all $(TESTS) ## run the test programs
 	@set -e; for t in $(TESTS); do echo "--- $$t"; $$t; done
@@ -268,40 +308,54 @@ test-sanitize: all $(TESTS:=_sanitize) ## the same at -O0 with AddressSanitizer 
 
 # inputs
 FUZZ ?= 20000
-test-fuzz: test/fuzz test/fuzz_tokenize ## broken files of every kind, FUZZ=20000 of them for each program, with the sanitizers
+test-fuzz: test/fuzz test/fuzz_tokenize test/fuzz_vit ## broken files of every kind, FUZZ=20000 a program, with sanitizers
 	test/fuzz 1 $(FUZZ)
 	test/fuzz_tokenize 1 $(FUZZ)
+	test/fuzz_vit 1 $(FUZZ)
+FUZZ_FILES := test/fuzz_system.h test/fuzz_model.h test/fuzz_run.h
+test/fuzz test/fuzz_tokenize test/fuzz_vit: $(FUZZ_FILES)
+test/fuzz_vit: test/fuzz_vit.cu train_vit_dynmoe.cu $(CUDACPU_FILES)
+	$(CUDACPU) --asan -Itest -o $@ $<
 test/fuzz: test/fuzz.c $(SOURCES) .flags.tmp
 	$(CC) $(subst -O3,-O1,$(CFLAGS)) $(TEST_FLAGS) $(SANITIZE) -fno-sanitize-recover=all $< -o $@ $(LIBS)
 test/fuzz_tokenize: test/fuzz.c $(SOURCES) .flags.tmp
 	$(CC) $(subst -O3,-O1,$(CFLAGS)) -DTOKENIZE $(TEST_FLAGS) $(SANITIZE) -fno-sanitize-recover=all $< -o $@ $(LIBS)
 
-test-cuda: test/test_cuda test/fixture_cuda ## the CUDA program against the C program: kernels, steps, checkpoints, fixtures
+test-cuda: test/test_cuda test/test_cuda_vit test/fixture_cuda test/fixture_vit_cuda train_vit_dynmoe ## the CUDA programs against C
 	test/test_cuda
-	@for f in $(FIXTURES); do $(call shortly,test/fixture_cuda $$f); done
-	@echo "the CUDA program agrees with the C program, and with $(words $(FIXTURES)) fixtures"
+	test/test_cuda_vit
+	sh test/vit_cli.sh
+	@set -e; for f in $(FIXTURES); do $(call shortly,test/fixture_cuda $$f); done
+	@set -e; for f in $(wildcard test/fixtures_vit/*.safetensors); do $(call shortly,test/fixture_vit_cuda $$f); done
+	@echo "the CUDA programs agree with C, and with $(words $(FIXTURES) $(wildcard test/fixtures_vit/*.safetensors)) fixtures"
 fixture-cuda: test/fixture_cuda ## fixtures through the CUDA program: all, or FIXTURE=file
 	$(if $(FIXTURE),test/fixture_cuda $(FIXTURE),@for f in $(FIXTURES); do $(call shortly,test/fixture_cuda $$f); done)
 
 # Bits must not depend on the order in which threads and blocks run, and no access may race or go astray.
 test-long: ## the CUDA source on the CPU in four orders and with its accesses checked; the emulation's own tests (minutes)
-	$(MAKE) CUDA_ON_CPU=1 test/test_cuda
-	CUDACPU_ORDER=forward test/test_cuda
-	CUDACPU_ORDER=reverse test/test_cuda
-	CUDACPU_ORDER=random CUDACPU_SEED=1 test/test_cuda
-	CUDACPU_ORDER=random CUDACPU_SEED=2 test/test_cuda
-	$(MAKE) CUDA_ON_CPU=1 test/test_cuda_check
+	$(MAKE) CUDA_ON_CPU=1 test/test_cuda test/test_cuda_vit
+	set -e; for t in test/test_cuda test/test_cuda_vit; do \
+	    for order in "forward 1" "reverse 1" "random 1" "random 2"; do \
+	        CUDACPU_ORDER=$${order% *} CUDACPU_SEED=$${order#* } $$t; done; done
+	$(MAKE) CUDA_ON_CPU=1 test/test_cuda_check test/test_cuda_vit_check
 	test/test_cuda_check
+	test/test_cuda_vit_check
 	$(MAKE) CUDA_ON_CPU=1 all data train_gpt2_dynmoe_cu
 	sh test/train_both.sh
 	dev/cuda_on_cpu/test/run.sh
-	$(if $(NVCC),$(MAKE) CUDA_ON_CPU=0 train_gpt2_dynmoe_cu,@echo "not compiled with nvcc, which is not here")
+	$(MAKE) ptxas
+
+ptxas: ## registers and spills of every kernel for sm_80 and sm_90: no spill, no local array (needs nvcc, no GPU)
+	NVCC=$(NVCC) FLAGS="$(NVCC_FLAGS)" dev/ptxas_check.sh
 
 valgrind: ## short runs under valgrind, if it is installed (a minute)
 	sh test/valgrind.sh
 
-mutants: ## one-line bugs, test/wrong/*.sed: each must make a test or a fixture fail (minutes)
+mutants: ## one-line bugs, test/wrong/*.sed and of test/wrong_cuda/*.sed a sample: each must make a test or a fixture fail (minutes)
 	dev/mutants.sh
+	dev/mutants.sh --cuda-sample
+mutants-cuda: ## those of the CUDA program alone, run without a GPU: the sample, or with ALL=1 the whole set
+	dev/mutants.sh $(if $(filter 1,$(ALL)),--cuda,--cuda-sample)
 
 # ---- upkeep -----------------------------------------------------------------------------------------------------------
 
@@ -316,12 +370,14 @@ docs-links: ## point the links `file:line name` in the docs at where the names s
 
 fixtures-again: ## compute the fixtures again (needs dev/setup.sh --oracle)
 	$(or $(PYTHON),python3) dev/dynmoe.py fixtures
-	@echo "made test/fixtures: make fixture compares the program with them"
+	@echo "made test/fixtures and test/fixtures_vit: make fixture fixture-vit compares the programs"
 
 clean: ## remove what was built and generated, but no training results
-	rm -f train_gpt2_dynmoe train_gpt2_dynmoe_cu data/languages data/tokenize $(TOOLS) test/fixture test/fixture_no_blas \
-	    test/fixture_no_openmp test/fixture_cuda test/test_cuda test/test_cuda_check test/fuzz \
-	    test/fuzz_tokenize .cuda.tmp
+	rm -f train_gpt2_dynmoe train_gpt2_dynmoe_cu train_vit_dynmoe data/languages data/tokenize data/shapes $(TOOLS) \
+	    test/fixture test/fixture_no_blas test/fixture_no_openmp test/fixture_cuda test/fixture_vit test/fixture_vit_cuda \
+	    test/test_cuda test/test_cuda_check test/test_cuda_vit test/test_cuda_vit_check test/fuzz test/fuzz_tokenize \
+	    test/fuzz_vit .cuda.tmp
 	rm -rf cudacpu.tmp test/cudacpu.tmp dev/cuda_on_cpu/test/out.tmp
-	rm -f $(TESTS) $(TESTS:=_sanitize) .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt data/languages_val.truth
+	rm -f $(TESTS) $(TESTS:=_sanitize) .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt \
+	    data/languages_val.truth data/shapes_train.bin data/shapes_val.bin data/shapes_val.truth
 	@echo "removed what was built; training results in $(OUT)/ are still there"

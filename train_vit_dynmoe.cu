@@ -2759,6 +2759,13 @@ Settings flags_read(int argc, const char* const* argv) {
         }
     }
     flags_parse(&s, argc, argv, 0);
+    for (int i = 1; i < argc && *s.resume; i++) { // --steps of today wins over --epochs of the run that goes on
+        if (strncmp(argv[i], "--epochs", 8) == 0 || strcmp(argv[i], "-ep") == 0) { return s; }
+    }
+    for (int i = 1; i < argc && *s.resume; i++) {
+        if (strncmp(argv[i], "--steps", 7) != 0 && strcmp(argv[i], "-x") != 0) { continue; }
+        for (int k = 0; k < N_FLAGS; k++) { if (strcmp(flag_table[k].field, "epochs") == 0) { flag_set(&s, &flag_table[k], "0"); } }
+    }
     return s;
 }
 
@@ -3668,6 +3675,10 @@ void predict(ViT* model, const Settings* s) { // prints what is in the pictures 
         vit_forward(model, set.device, &item, 0.0f, 1, 0);
         choices_sort(choices, vit_logits(model), c->classes);
         dump_batch(&d, model, 0, &choices[0].class_);
+        for (size_t t = 0; t < d.T * (size_t)c->L; t++) { // what is shown is the experts at work, the one of the fallback too
+            d.k[t] = 0;
+            for (int e = 0; e < c->E; e++) { d.k[t] += d.open[t * (size_t)c->E + e]; }
+        }
         printf("%s, picture %zu:", s->predict, i);
         for (int v = 0; v < 5 && v < c->classes; v++) {
             class_name(name, sizeof name, s->names, choices[v].class_);
