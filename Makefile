@@ -181,10 +181,10 @@ test/fixture_cuda: test/fixture_cuda.cu test/fixture.c train_gpt2_dynmoe.cu .cud
 	$(CUDA_CC) $(CUDA_TEST_FLAGS) -o $@ $< $(CUDA_LIBS) $(CUDA_TEST_LIBS)
 test/test_cuda test/test_cuda_check: test/test_gpt2_dynmoe.cu train_gpt2_dynmoe.cu
 test/test_cuda_vit test/test_cuda_vit_check: test/test_vit_dynmoe.cu train_vit_dynmoe.cu test/vit_reference.h
-test/test_cuda test/test_cuda_vit: train_gpt2_dynmoe.c test/cuda_compare.h .cuda.tmp $(CUDACPU_FILES)
+test/test_cuda test/test_cuda_vit: train_gpt2_dynmoe.c test/cuda_compare.h test/cuda_reference.h .cuda.tmp $(CUDACPU_FILES)
 	$(need_nvcc)
 	$(CUDA_CC) $(CUDA_TEST_FLAGS) -o $@ $(filter test/%.cu,$^) $(CUDA_LIBS) $(CUDA_TEST_LIBS) $(filter -l%,$(CHECK)) -lpthread
-test/test_cuda_check test/test_cuda_vit_check: train_gpt2_dynmoe.c test/cuda_compare.h $(CUDACPU_FILES)
+test/test_cuda_check test/test_cuda_vit_check: train_gpt2_dynmoe.c test/cuda_compare.h test/cuda_reference.h $(CUDACPU_FILES)
 	$(CUDACPU) --check $(CUDA_TEST_FLAGS) -o $@ $(filter test/%.cu,$^) $(LIBS) $(filter -l%,$(CHECK)) -lpthread
 
 # What follows includes the program. Functions that only main calls are then unused.
@@ -354,6 +354,7 @@ valgrind: ## short runs under valgrind, if it is installed (a minute)
 mutants: ## one-line bugs, test/wrong/*.sed and of test/wrong_cuda/*.sed a sample: each must make a test or a fixture fail (minutes)
 	dev/mutants.sh
 	dev/mutants.sh --cuda-sample
+	dev/mutants.sh --vit
 mutants-cuda: ## those of the CUDA program alone, run without a GPU: the sample, or with ALL=1 the whole set
 	dev/mutants.sh $(if $(filter 1,$(ALL)),--cuda,--cuda-sample)
 

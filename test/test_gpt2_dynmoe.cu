@@ -5,134 +5,46 @@ then whole training steps, the adaptive process, and checkpoints exchanged both 
     make test-cuda                    on a GPU
     make test-cuda CUDA_ON_CPU=1      the same source without one (docs/cuda_on_cpu.md)
 
-Inputs are rounded to floatX first, so both sides compute from the same numbers. A sum of K products may differ by
-TIMES sqrt(K) eps of the largest value, eps = 2^-23: the order of the sum is different. Where the result is stored as bf16 its own
-rounding, 2^-8 of the value, comes on top. Decisions (open, k, rows, masks, counts) must be equal.
+Tolerances: cuda_compare.h.
 */
-#define TESTING
-#include <ctype.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <float.h>
-#include <glob.h>
-#include <inttypes.h>
-#include <math.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-#ifdef USE_BLAS
-#include <cblas.h>
-#undef I
-#endif
-namespace ref {
-#include "../train_gpt2_dynmoe.c"
-}
-#undef DENSE_MEMORY
-#undef LAYER_MEMORY
-#undef GATE_MEMORY
-#undef MODEL_MEMORY
-#undef BACKWARD_MEMORY
-#undef FLAGS
+#define REFERENCE "../train_gpt2_dynmoe.c"
+#include "cuda_reference.h"
 #include "../train_gpt2_dynmoe.cu"
-#include <check.h> // after the programs: it has a macro fail()
-
-#define TIMES 8.0
-static uint64_t rng = 88172645463325252ull;
-static char folder[] = "/tmp/test_gpt2_dynmoe_cu_XXXXXX";
+static GPT2 model;
+#include "cuda_compare.h"
 
 // ----------------------------------------------------------------------------------------------------------------------
-// Helpers
+// The flags
 
-static float* randoms(size_t n, float scale) {
-    float* p = (float*)alloc_zeroed(n, sizeof(float), "a test");
-    for (size_t i = 0; i < n; i++) { p[i] = scale * (float)random_normal(&rng); }
-    return p;
-}
-
-template <typename floatX> static void round_to(float* p, size_t n) { // what floatX can hold
-    for (size_t i = 0; i < n; i++) { floatX x; store(&x, p[i]); p[i] = value(x); }
-}
-
-template <typename floatX> static float* rounded(size_t n, float scale) { // random, and what floatX can hold
-    float* p = randoms(n, scale);
-    round_to<floatX>(p, n);
-    return p;
-}
-
-template <typename X> static X* up(const X* host, size_t n) { // a copy on the device
-    X* d = (X*)device_alloc(n, sizeof(X), "a test");
-    to_device(d, host, n * sizeof(X));
-    return d;
-}
-
-template <typename floatX> static floatX* upX(const float* host, size_t n) { // the same as floatX
-    floatX *h = (floatX*)alloc_zeroed(n, sizeof(floatX), "a test"), *d;
-    for (size_t i = 0; i < n; i++) { store(h + i, host[i]); }
-    d = up(h, n);
-    free(h);
-    return d;
-}
-
-template <typename X> static X* room(size_t n) { return (X*)device_alloc(n, sizeof(X), "a test"); }
-
-static const char* where = "";      // dtype and shape, for messages
-static double slack;                // of floatX: 0 or 2^-8
-
-template <typename X> static void near(const char* name, const X* device, const float* want, size_t n, double K) {
-    // device (n) against want (n), each within TIMES sqrt(K) eps of the largest; with X = bf16 its rounding on top
-    X* got = (X*)alloc_zeroed(n, sizeof(X), "a test");
-    double largest = 1e-30, rounding = sizeof(X) == 2 ? 1.0 / 256 : 0.0;
-    to_host(got, device, n * sizeof(X));
-    for (size_t i = 0; i < n; i++) { largest = fmax(largest, fabs((double)want[i])); }
-    for (size_t i = 0; i < n; i++) {
-        double error = fabs((double)value(got[i]) - (double)want[i]);
-        double allowed = (TIMES * sqrt(K) * FLT_EPSILON + slack) * largest + rounding * fabs((double)want[i]);
-        if (!(error <= allowed)) {
-            ck_abort_msg("%s: %s[%zu]: got %.9g, want %.9g, allowed %.2g", where, name, i, (double)value(got[i]), (double)want[i],
-                         allowed);
-        }
+START_TEST(flags_of_both_programs_agree) { // apart from --dtype, which only the CUDA program has
+    const char* argv[] = {"test"};
+    flags_read(1, argv); // fills in the names
+    ref::flags_read(1, argv);
+    int j = 0, extra = 0;
+    for (int i = 0; i < N_FLAGS; i++) {
+        const Flag* f = &flag_table[i];
+        if (strcmp(f->field, "dtype") == 0) { extra++; continue; }
+        ck_assert_msg(j < (int)(sizeof ref::flag_table / sizeof ref::flag_table[0]), "%s: the C program has none", f->name);
+        const ref::Flag* g = &ref::flag_table[j++];
+        ck_assert_str_eq(f->field, g->field);
+        ck_assert_str_eq(f->name, g->name);
+        ck_assert_str_eq(f->type, g->type);
+        ck_assert_str_eq(f->twin, g->twin);
+        ck_assert_msg(strcmp(f->value, g->value) == 0, "%s: default %s, in the C program %s", f->name, f->value, g->value);
+        ck_assert_msg(f->low == g->low && f->high == g->high, "%s: another range", f->name);
+        ck_assert_msg(strcmp(f->help, g->help) == 0, "%s: %s\nin the C program: %s", f->name, f->help, g->help);
     }
-    free(got);
-}
-
-static void equal(const char* name, const int* device, const int* want, size_t n) {
-    int* got = (int*)alloc_zeroed(n, sizeof(int), "a test");
-    to_host(got, device, n * sizeof(int));
-    for (size_t i = 0; i < n; i++) {
-        if (got[i] != want[i]) { ck_abort_msg("%s: %s[%zu]: got %d, want %d", where, name, i, got[i], want[i]); }
-    }
-    free(got);
-}
-
-static void say(const char* dtype, int a, int b, int c) {
-    static char text[100];
-    snprintf(text, sizeof text, "%s, shape %d %d %d", dtype, a, b, c);
-    where = text;
-}
-
-#define BOTH_TYPES(name) \
-    START_TEST(name##_fp32) { slack = 0.0; name<float>("fp32"); } END_TEST \
-    START_TEST(name##_bf16) { slack = 0.0; name<bf16>("bf16"); } END_TEST
+    ck_assert_int_eq(extra, 1);
+    ck_assert_int_eq(j, (int)(sizeof ref::flag_table / sizeof ref::flag_table[0]));
+    PASS();
+} END_TEST
 
 // ----------------------------------------------------------------------------------------------------------------------
 // Layers
 
 template <typename floatX> static void embedding(const char* dtype) {
-    static const int shapes[][3] = {{2, 5, 8}, {3, 7, 33}, {1, 1, 3}}; // B, T, C
-    for (int s = 0; s < 3; s++) {
+    static const int shapes[][3] = {{2, 5, 8}, {3, 7, 33}, {1, 1, 3}, {2, 3, 300}}; // B, T, C: also more than a block has threads
+    for (int s = 0; s < 4; s++) {
         int B = shapes[s][0], T = shapes[s][1], C = shapes[s][2], V = 6, N = B * T, tokens[32], order[32], first[33], seen[8];
         say(dtype, B, T, C);
         for (int i = 0; i < N; i++) { tokens[i] = (int)(random_u32(&rng) % 6); }
@@ -156,14 +68,15 @@ template <typename floatX> static void embedding(const char* dtype) {
 BOTH_TYPES(embedding)
 
 template <typename floatX> static void layernorm(const char* dtype) {
-    static const int shapes[][2] = {{5, 8}, {300, 40}, {1, 100}}; // N, C
-    for (int s = 0; s < 3; s++) {
+    static const int shapes[][2] = {{5, 8}, {300, 40}, {1, 100}, {1, 37}}; // N, C; the last one is a row of equal numbers
+    for (int s = 0; s < 4; s++) {
         int N = shapes[s][0], C = shapes[s][1];
         size_t n = (size_t)N * C;
         say(dtype, N, C, 0);
         float *a = rounded<floatX>(n, 2), *b = rounded<floatX>(n, 1), *w = rounded<floatX>((size_t)C,
                                                                                            1), *bias = rounded<floatX>((size_t)C,
                                                                                                                        1);
+        for (size_t i = 0; s == 3 && i < n; i++) { a[i] = 1.0f; b[i] = 0.5f; }
         float *x = randoms(n, 1), *out = randoms(n, 1), *mean = randoms((size_t)N, 1), *rstd = randoms((size_t)N, 1);
         floatX *gx = room<floatX>(n), *gout = room<floatX>(n), *gw = upX<floatX>(w, (size_t)C), *gb = upX<floatX>(bias, (size_t)C);
         float *gmean = room<float>((size_t)N), *grstd = room<float>((size_t)N), *scratch = room<float>(8 * (size_t)C);
@@ -239,6 +152,23 @@ template <typename floatX> static void attention(const char* dtype) {
 }
 BOTH_TYPES(attention)
 
+template <typename floatX> static void huge_scores(const char* dtype) { // exp(100) is more than a float holds
+    int T = 5, C = 4;
+    say(dtype, 1, T, C);
+    float *qkv = rounded<floatX>(60, 1), *att = randoms(25, 0), *out = randoms(20, 1);
+    for (int t = 0; t < T; t++) { // q k / sqrt(4) = 100 + t: exact in bf16 too
+        for (int c = 0; c < C; c++) { qkv[t * 12 + c] = c == 0 ? 16.0f : 0.0f; }
+        for (int c = 0; c < C; c++) { qkv[t * 12 + 4 + c] = c == 0 ? 12.5f + 0.125f * (float)t : 0.0f; }
+    }
+    floatX *gatt = room<floatX>(25), *gout = room<floatX>(20);
+    attention_forward(gout, gatt, room<floatX>(60), room<floatX>(20), upX<floatX>(qkv, 60), 1, T, C, 1, 1);
+    ref::attention_forward(out, att, qkv, 1, T, C, 1, 1);
+    near("att", gatt, att, 25, T);
+    slack = sizeof(floatX) == 2 ? 1.0 / 256 : 0.0; // probabilities are stored in between
+    near("out", gout, out, 20, T);
+}
+BOTH_TYPES(huge_scores)
+
 template <typename floatX> static void elementwise(const char* dtype) {
     size_t n = 777;
     say(dtype, (int)n, 0, 0);
@@ -264,15 +194,19 @@ template <typename floatX> static void classifier(const char* dtype) {
         size_t n = (size_t)N * Vp;
         float *z = rounded<floatX>(n, 3), *losses = randoms((size_t)N, 1), *lse = randoms((size_t)N,
                                                                                           1), *glosses = room<float>((size_t)N);
+        for (size_t i = 0; s == 0 && i < n; i++) { z[i] += 100.0f; } // exp(100) is more than a float holds
+        round_to<floatX>(z, n);
         floatX* gz = upX<floatX>(z, n);
         for (int i = 0; i < N; i++) { targets[i] = (int)(random_u32(&rng) % (uint32_t)V); }
         crossentropy(glosses, gz, up(targets, (size_t)N), N, V, Vp, 0);
         near("logits stay", gz, z, n, 1);
+        slack = s == 0 ? 2 * 100 * FLT_EPSILON : 0.0; // the rounding of a sum of 100 and more
         ref::crossentropy_forward(losses, lse, z, targets, N, V, Vp);
         near("losses", glosses, losses, (size_t)N, V);
         crossentropy(glosses, gz, up(targets, (size_t)N), N, V, Vp, 1);
         ref::crossentropy_backward(z, lse, targets, 1.0f, N, V, Vp);
         near("dlogits", gz, z, n, V);
+        slack = 0.0;
     }
 }
 BOTH_TYPES(classifier)
@@ -287,11 +221,11 @@ static const MoeShape moe_shapes[] = {
         "one expert, always"},
     {9, 8, 1, 8, 2.0f, 1, "one expert, never"}, {20, 10, 3, 7, -2.0f, 1, "all open, odd sizes"}, {20, 12, 4, 8, 2.0f, 1,
         "k = 0 for all"},
-    {33, 8, 4, 16, 0.0f, 0, "one active expert"}, {1, 3, 2, 5, 0.0f, 1, "one token"}};
+    {33, 8, 4, 16, 0.0f, 0, "one active expert"}, {1, 13, 2, 5, 0.0f, 1, "one token"}, {6, 260, 2, 8, 0.0f, 1, "many channels"}};
 
 template <typename floatX> static void moe_layer(const char* dtype) {
     // gate, dispatch, gather, experts, combine and everything back, for top-any and the softmax routers
-    for (int s = 0; s < 8 * 6; s++) {
+    for (int s = 0; s < 9 * 6; s++) {
         const MoeShape* m = &moe_shapes[s / 6];
         int N = m->N, C = m->C, E = m->E, H = m->H, way = s % 6, softmax = way >= 3, normalised = way != 1, fallback = way == 2;
         int K = way == 3 ? 1 : way == 4 ? (E < 2 ? E : 2) : E, mask[8], renormalise = way == 4 && K > 1;
@@ -366,7 +300,7 @@ template <typename floatX> static void moe_layer(const char* dtype) {
         gather_forward(gxr, gx, grow_token, padded, C);
         experts_forward(gout, gpre, gact, gxr, gfcw, gfcb, gfcprojw, gfcprojb, host.offset, host.count, E, C, H);
         combine_forward(gy, (floatX*)NULL, gout, grow_of, gweight, N, C, E);
-        slack = sizeof(floatX) == 2 ? 4.0 / 256 : 3e-7; // pre, act and out are stored in between
+        slack = sizeof(floatX) == 2 ? 6.0 / 256 : 3e-7; // pre, act and out are stored in between
         near("y", gy, y, nc, C + H);
         // back, C
         float *dout = randoms(rc, 1), *dpre = randoms(rh, 1), *dx = randoms(nc, 1), *dW = randoms(ec,
@@ -424,12 +358,54 @@ template <typename floatX> static void moe_layer(const char* dtype) {
         slack = sizeof(floatX) == 2 ? 16.0 / 256 : 3e-6;
         near("dx", gdx, dx, nc, C + H + E);
         slack = 3e-6; // W is float in both
-        near("dW", gdW, dW, ec, N + E);
+        near("dW", gdW, dW, ec, C + N + E); // of the scores: sums over C
         slack = 0.0;
         free(open); free(rows); free(tokens);
     }
 }
 BOTH_TYPES(moe_layer)
+
+template <typename floatX> static void gates_at_the_edge(const char* dtype) {
+    // Tokens: a zero vector; cosine exactly at the threshold of expert 0; equally near to 1 and 2; nearest to 3, which is not
+    // active. Cosines here are 0 or 1 exactly, so that both programs must come to the same decisions. Then logits above 100.
+    const int N = 4, C = 4, E = 4, mask[4] = {1, 1, 1, 0};
+    float x[16] = {0, 0, 0, 0, 2, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 8}, W[16] = {3, 0, 0, 0, 0, 5, 0, 0, 0, 5, 0, 0, 0, 0, 0, 7};
+    float G[4] = {1.0f, 1.5f, 1.5f, -2.0f}, score[16], xnorm[4], wnorm[4], weight[16], dgate[16], dx[16], dW[16], dG[4];
+    int open[16], k[4], *gopen = room<int>(16), *gk = room<int>(4), *gmask = up(mask, 4);
+    floatX *gx = upX<floatX>(x, 16), *gdx = room<floatX>(16);
+    float *gW = up(W, 16), *gG = up(G, 4), *gscore = room<float>(16), *gweight = room<float>(16), *gxnorm = room<float>(4);
+    float *gwnorm = room<float>(4), *gdgate = room<float>(16), *gdW = room<float>(16), *gdG = room<float>(4);
+    float *scratch = room<float>(16);
+    double* sums = room<double>(8);
+    for (int fallback = 0; fallback < 2; fallback++) {
+        say(dtype, N, C, fallback);
+        gate_forward(gopen, gk, gweight, gscore, gxnorm, gwnorm, gx, gW, gG, gmask, fallback, N, C, E);
+        ref::gate_forward(open, k, score, xnorm, wnorm, x, W, G, mask, fallback, N, C, E);
+        ref::mean_forward(weight, open, k, N, E);
+        equal("open", gopen, open, 16);
+        equal("k", gk, k, 4);
+        near("cosine", gscore, score, 16, 1);
+        near("weight", gweight, weight, 16, 1);
+        for (int i = 0; i < 16; i++) { open[i] = mask[i % 4]; dgate[i] = 1.0f + (float)i; dx[i] = dW[i] = 0.5f; }
+        for (int e = 0; e < 4; e++) { dG[e] = 0.5f; }
+        to_device(gopen, open, sizeof open); // gradients of gates that are open, also of the zero vector
+        to_device(gdgate, dgate, sizeof dgate);
+        gdx = upX<floatX>(dx, 16); gdW = up(dW, 16); gdG = up(dG, 4);
+        gate_backward_add(gdx, gdW, gdG, gdgate, gopen, gscore, gxnorm, gwnorm, gx, gW, gG, 2.0f, scratch, sums, N, C, E);
+        ref::gate_backward_add(dx, dW, dG, dgate, open, score, xnorm, wnorm, x, W, G, 2.0f, N, C, E);
+        near("dx", gdx, dx, 16, E);
+        near("dW", gdW, dW, 16, N);
+        near("dG", gdG, dG, 4, N);
+    }
+    for (int i = 0; i < 16; i++) { x[i] = i % 4 == 0 ? 10.0f : 0.0f; W[i] = i % 4 == 0 ? 10.0f + 0.1f * (float)(i / 4) : 0.0f; }
+    softmax_gate_forward(gopen, gk, gweight, gscore, upX<floatX>(x, 16), up(W, 16), gmask, 2, INFINITY, 1, N, C, E);
+    ref::softmax_gate_forward(open, k, weight, score, x, W, mask, 2, INFINITY, 1, N, C, E);
+    equal("open, softmax", gopen, open, 16);
+    equal("k, softmax", gk, k, 4);
+    near("p", gscore, score, 16, 1);
+    near("weight, softmax", gweight, weight, 16, 1);
+}
+BOTH_TYPES(gates_at_the_edge)
 
 START_TEST(optimizer_and_rows) {
     size_t n = 700;
@@ -471,29 +447,23 @@ START_TEST(optimizer_and_rows) {
     double got[40];
     to_host(got, gsum, sizeof got);
     for (int c = 0; c < 40; c++) { ck_assert_msg(got[c] == sum[c], "record_sum[%d]: %.17g, want %.17g", c, got[c], sum[c]); }
+    PASS();
 } END_TEST
 
 // ----------------------------------------------------------------------------------------------------------------------
 // Whole steps: the same run in both programs
 
-static GPT2 model;
 static ref::GPT2 twin;
 static Settings settings_cu;
 static ref::Settings settings_c;
 static unsigned char bytes[3000];
 
-static void start_both(const char* line, int is_bf16) { // the same flags, the same first parameters
-    const char* argv[64] = {"test"};
-    static char words[600]; // the settings point into it
-    int argc = 1;
+static int x[64], y[64];    // the first batch of bytes
+
+static void first_values(int is_bf16) { // of the twin, like those of a trained model
     uint64_t state = 5;
-    snprintf(words, sizeof words, "%s", line);
-    for (char* word = strtok(words, " "); word != NULL; word = strtok(NULL, " ")) { argv[argc++] = word; }
-    settings_cu = flags_read(argc, argv);
-    settings_c = ref::flags_read(argc, argv);
-    ref::gpt2_build(&twin, ref::config_make(&settings_c, 20, NULL), settings_c.batch, settings_c.context, 1);
     ref::gpt2_init(&twin, settings_c.start_experts, 0, settings_c.threshold, &state);
-    for (int i = 0; i < twin.n_tensors; i++) { // values like those of a trained model
+    for (int i = 0; i < twin.n_tensors; i++) {
         const ref::Tensor* t = &twin.table[i];
         float* p = twin.params_memory + t->offset;
         if (t->first == ref::ORTHOGONAL) { continue; }
@@ -503,6 +473,36 @@ static void start_both(const char* line, int is_bf16) { // the same flags, the s
         }
         if (is_bf16 && strstr(t->name, "gate") == NULL) { round_to<bf16>(p, t->size); }
     }
+}
+
+static void start_both(const char* line, int is_bf16) { // the same flags, the same first parameters
+    const char* argv[64] = {"test"};
+    static char words[600]; // the settings point into it
+    int argc = 1;
+    snprintf(words, sizeof words, "%s", line);
+    for (char* word = strtok(words, " "); word != NULL; word = strtok(NULL, " ")) { argv[argc++] = word; }
+    settings_cu = flags_read(argc, argv);
+    settings_c = ref::flags_read(argc, argv);
+    rng = 5 * 0x9E3779B97F4A7C15ull;
+    int B = settings_c.batch, T = settings_c.context;
+    for (int i = 0; i < 3000; i++) {
+        bytes[i] = (unsigned char)(i < 1 || random_u32(&rng) % 8 == 0 ? random_u32(&rng) % 20 : (5u * bytes[i - 1] + 1) % 20);
+    }
+    for (int i = 0; i < B * T; i++) { x[i] = bytes[i]; y[i] = bytes[i + 1]; }
+    ref::gpt2_build(&twin, ref::config_make(&settings_c, 20, NULL), B, T, 1);
+    double closest = 0.0;
+    for (int tries = 0; closest < MARGIN; tries++) {
+        ck_assert_int_lt(tries, 500);
+        first_values(is_bf16);
+        closest = INFINITY;
+        for (int l = 0; l < twin.config.L && closest >= MARGIN; l++) {
+            if (!twin.config.moe[l]) { continue; }
+            ref::gpt2_forward(&twin, x, y, B, T, 1);
+            if (twin.config.router == ref::TOP_ANY) { thresholds_into_gaps(&twin, l); }
+            ref::gpt2_forward(&twin, x, y, B, T, 1);
+            closest = fmin(closest, margin(&twin, l));
+        }
+    }
     memset(&model, 0, sizeof model);
     model.bf16 = is_bf16;
     gpt2_build(&model, config_make(&settings_cu, 20, NULL), settings_cu.batch, settings_cu.context, 1);
@@ -510,88 +510,104 @@ static void start_both(const char* line, int is_bf16) { // the same flags, the s
     memcpy(model.params_memory, twin.params_memory, model.n_params * sizeof(float));
     for (int l = 0; l < model.config.L; l++) { memcpy(model.layer[l].mask, twin.layer[l].mask, sizeof twin.layer[l].mask); }
     gpt2_to_device(&model);
-    for (int i = 0; i < 3000; i++) {
-        bytes[i] = (unsigned char)(i < 1 || random_u32(&rng) % 8 == 0 ? random_u32(&rng) % 20 : (5u * bytes[i - 1] + 1) % 20);
-    }
 }
 
 static void free_both(void) { gpt2_free(&model); ref::gpt2_free(&twin); }
 
-static void compare_layers(const char* when) { // decisions must be equal
-    for (int l = 0; l < model.config.L; l++) {
-        for (int e = 0; model.config.moe[l] && e < model.config.E; e++) {
-            if (model.layer[l].count[e] != twin.layer[l].count[e] || model.layer[l].mask[e] != twin.layer[l].mask[e]) {
-                ck_abort_msg("%s, layer %d, expert %d: %d tokens, mask %d; the C program: %d, %d", when, l, e,
-                             model.layer[l].count[e],
-                             model.layer[l].mask[e], twin.layer[l].count[e], twin.layer[l].mask[e]);
-            }
-        }
-    }
-}
-
 static const char* const step_flags[] = {
-    "--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers none",
+    "--layers 2 --heads 2 --channels 40 --context 12 --batch 3 --moe-layers none", // a tensor of more than 4096: see squares_kernel
     "--layers 3 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers 0,2 --experts 5 --start-experts 3 --aux-diversity 0.3 "
     "--aux-simplicity 0.2 --aux-balance 0.4 --aux-efficiency 0.5",
     "--layers 2 --heads 1 --channels 12 --context 9 --batch 2 --moe-layers all --experts 4 --kgrad detached --gate-scale 3 "
     "--shared-experts 2 --expert-width 20",
-    "--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 4 --router top-k --topk 2",
-    "--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 4 --router top-p --topp 0.6 "
+    "--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 4 --train-fallback 1 --aux-balance 0.4 "
+    "--aux-efficiency 0.5",
+    "--layers 2 --heads 2 --channels 16 --context 8 --batch 2 --moe-layers all --experts 4 --router top-k --topk 2",
+    "--layers 2 --heads 2 --channels 16 --context 8 --batch 2 --moe-layers all --experts 4 --router top-p --topp 0.6 "
     "--aux-entropy 0.3",
     "--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 3 --router dense --shared-experts 1"};
 
-static void one_step(int is_bf16) { // loss, auxiliary terms and every gradient of one step
-    for (int f = 0; f < 6; f++) {
-        start_both(step_flags[f], is_bf16);
-        int x[64], y[64], B = settings_cu.batch, T = settings_cu.context;
-        for (int i = 0; i < B * T; i++) { x[i] = bytes[i]; y[i] = bytes[i + 1]; }
-        double loss = (double)gpt2_forward(&model, x, y, B, T, 1), want = (double)ref::gpt2_forward(&twin, x, y, B, T, 1);
-        double tolerance = is_bf16 ? 3.0 / 256 : 2e-5;
-        ck_assert_msg(fabs(loss - want) < tolerance * want, "%s: loss %.7f, want %.7f", step_flags[f], loss, want);
-        if (!is_bf16) {
-            compare_layers(step_flags[f]);
-            ck_assert_msg(fabs((double)model.aux - (double)twin.aux) < 1e-5, "%s: aux %.7f, want %.7f", step_flags[f],
-                          (double)model.aux,
-                          (double)twin.aux);
+template <typename floatX> static void gates_again(const char* when) { // the C gate decides the same on what the CUDA gate read
+    Device<floatX>* d = (Device<floatX>*)model.device;
+    const ref::Config* c = &twin.config;
+    int N = model.B * model.T, C = c->C, E = c->E, *open = (int*)alloc_zeroed((size_t)N * E, sizeof(int), "a test"), k[64];
+    floatX* read = (floatX*)alloc_zeroed((size_t)N * C, sizeof(floatX), "a test");
+    float *in = randoms((size_t)N * C, 1), *score = randoms((size_t)N * E, 1), *weight = randoms((size_t)N * E, 1), xnorm[64];
+    float wnorm[MAX_EXPERTS];
+    where = when;
+    for (int l = 0; l < c->L; l++) {
+        if (!c->moe[l]) { continue; }
+        to_host(read, d->layer[l].ln2, (size_t)N * C * sizeof(floatX));
+        for (int i = 0; i < N * C; i++) { in[i] = value(read[i]); }
+        if (c->router == ref::TOP_ANY) {
+            ref::gate_forward(open, k, score, xnorm, wnorm, in, twin.params.h[l].gatew, twin.params.h[l].gateG, twin.layer[l].mask,
+                              c->train_fallback, N, C, E);
+        } else {
+            int K = router_K(&model.config);
+            ref::softmax_gate_forward(open, k, weight, score, in, twin.params.h[l].gatew, twin.layer[l].mask, K,
+                                      c->router == ref::TOP_P ? c->topp : INFINITY, c->router == ref::TOP_K && K > 1, N, C, E);
         }
+        equal("open", d->layer[l].open, open, (size_t)N * E);
+        equal("k", d->layer[l].k, k, (size_t)N);
+        near("score", d->layer[l].score, score, (size_t)N * E, C);
+    }
+    free(open); free(read); free(in); free(score); free(weight);
+}
+
+static void one_step(int is_bf16) { // loss, auxiliary terms, decisions and every gradient of one step
+    for (int f = 0; f < (int)(sizeof step_flags / sizeof step_flags[0]); f++) {
+        start_both(step_flags[f], is_bf16);
+        int B = settings_cu.batch, T = settings_cu.context;
+        double loss = (double)gpt2_forward(&model, x, y, B, T, 1), want = (double)ref::gpt2_forward(&twin, x, y, B, T, 1);
+        double bound = gradient_bound(is_bf16, B * T, model.config.L);
+        double share = is_bf16 ? 1.0 / 512 : bound; // bf16: errors of tokens average out in sums
+        ck_assert_msg(fabs(loss - want) <= share * want, "%s: loss %.7f, want %.7f", step_flags[f], loss, want);
+        ck_assert_msg(fabs((double)model.aux - (double)twin.aux) <= share * fabs((double)twin.aux), "%s: aux %.7f, want %.7f",
+                      step_flags[f], (double)model.aux, (double)twin.aux);
+        if (is_bf16) { gates_again<bf16>(step_flags[f]); } else { gates_again<float>(step_flags[f]); }
+        compare_layers(step_flags[f], &twin);
         gpt2_zero_grad(&model);
         gpt2_backward(&model, 0.5f);
         ref::gpt2_zero_grad(&twin);
         ref::gpt2_backward(&twin, 0.5f);
-        float* grads = (float*)alloc_zeroed(model.n_params, sizeof(float), "a test");
-        to_host(grads, gpt2_grads(&model), model.n_params * sizeof(float));
         double norm = gpt2_grad_norm(&model), want_norm = ref::gpt2_grad_norm(&twin);
-        ck_assert_msg(fabs(norm - want_norm) < (is_bf16 ? 0.05 : 1e-4) * want_norm, "%s: norm %.6f, want %.6f", step_flags[f], norm,
-                      want_norm);
-        for (int i = 0; i < model.n_tensors; i++) {
-            const Tensor* t = &model.table[i];
-            double largest = 1e-6 * want_norm, worst = 0.0;
-            for (size_t j = t->offset; j < t->offset + t->size; j++) {
-                largest = fmax(largest, fabs((double)twin.grads_memory[j]));
-                worst = fmax(worst, fabs((double)grads[j] - (double)twin.grads_memory[j]));
-            }
-            // bf16: a token whose cosine is within rounding of a threshold may be routed otherwise, so only the size is bounded
-            double allowed = is_bf16 ? 0.2 * largest + 0.02 * want_norm : 2e-4 * largest;
-            if (!(worst <= allowed)) { ck_abort_msg("%s: gradient of %s: off by %.3g, allowed %.3g", step_flags[f], t->name, worst,
-                                                    allowed); }
-        }
-        free(grads);
+        ck_assert_msg(fabs(norm - want_norm) <= (is_bf16 ? 1.0 / 128 : bound) * want_norm, "%s: norm %.6f, want %.6f",
+                      step_flags[f], norm, want_norm);
+        compare_gradients(step_flags[f], gpt2_grads(&model), &twin, bound);
         free_both();
     }
 }
-START_TEST(one_step_in_fp32) { one_step(0); } END_TEST
-START_TEST(one_step_in_bf16) { one_step(1); } END_TEST
+START_TEST(one_step_fp32) { one_step(0); PASS(); } END_TEST
+START_TEST(one_step_bf16) { one_step(1); PASS(); } END_TEST
 
-static FILE* nowhere(void) { FILE* f = fopen("/dev/null", "w"); ck_assert(f != NULL); return f; }
+static void events_of(FILE* log, char* said, size_t room) { // those of a log, in short: "4/0 remove 1 (0); "
+    char line[4000], what[16];
+    int step, layer, expert;
+    long long count;
+    rewind(log);
+    *said = '\0';
+    while (fgets(line, sizeof line, log) != NULL) {
+        if (sscanf(line, "{\"type\":\"event\",\"step\":%d,\"layer\":%d,\"what\":\"%15[a-z]\",\"expert\":%d,\"count\":%lld", &step,
+                   &layer, what, &expert, &count) == 5) {
+            snprintf(said + strlen(said), room - strlen(said), "%d/%d %s %d (%lld); ", step, layer, what, expert, count);
+        }
+    }
+}
 
-START_TEST(ten_steps_with_an_add_and_a_remove) {
-    // expert 1 of layer 0 starts with G = 2: nobody uses it, it goes; and tokens without experts bring another one
-    start_both("--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 5 --start-experts 3 "
-               "--steps 12 "
-               "--window 2 --period 5 --adapt-stop 1 --warmup 2 --lr 0.003", 0);
-    int x[64], y[64], adds = 0, removes = 0;
+START_TEST(ten_steps_with_adds_and_removes) {
+    // Windows end at steps 4 and 9. Nobody can use expert 0 of layer 0 and expert 2 of layer 1 (G = 2): they go at step 4. Layer 0
+    // has tokens without experts (G = 0.25): one comes, into the slot that was freed just now. Layer 1 has none (G = -1): none
+    // comes. In layer 2 all experts are used and some tokens go without: slot 3, the lowest free one, is added. The new ones, with
+    // G = 0, serve everybody, so the second window changes nothing. In brackets: tokens without experts in three steps of 36.
+    start_both("--layers 3 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 5 --start-experts 3 "
+               "--steps 12 --window 2 --period 5 --adapt-stop 1 --warmup 2 --lr 0.003", 0);
     float norm, want_norm;
-    for (int e = 0; e < 3; e++) { twin.params.h[0].gateG[e] = e == 1 ? 2.0f : 0.25f; }
+    char events[1000], want_events[1000];
+    for (int e = 0; e < 3; e++) {
+        twin.params.h[0].gateG[e] = e == 0 ? 2.0f : 0.25f;
+        twin.params.h[1].gateG[e] = e == 2 ? 2.0f : -1.0f;
+        twin.params.h[2].gateG[e] = 0.1f;
+    }
     memcpy(model.params_memory, twin.params_memory, model.n_params * sizeof(float));
     gpt2_to_device(&model);
     Shard shard = {bytes, 3000, 0, NULL};
@@ -602,32 +618,49 @@ START_TEST(ten_steps_with_an_add_and_a_remove) {
     ref::Progress q = {0, 11, 22, INFINITY};
     static Routing r[MAX_LAYERS];
     static ref::Routing rr[MAX_LAYERS];
-    FILE* log = nowhere();
-    ck_assert(freopen("/dev/null", "w", stdout) != NULL);
+    FILE *log = tmpfile(), *want_log = tmpfile();
+    ck_assert(log != NULL && want_log != NULL);
+    double bound = TIMES * sqrt(settings_c.batch * settings_c.context) * FLT_EPSILON;
+    silent();
     for (int step = 0; step < 10; step++) {
-        int before[2] = {0, 0}, after[2] = {0, 0};
-        for (int e = 0; e < 5; e++) { before[0] += model.layer[0].mask[e]; before[1] += model.layer[1].mask[e]; }
-        int had1 = model.layer[0].mask[1];
         double loss = train_step(&model, &settings_cu, &data, &p, x, y, r, log, &norm);
-        double want = ref::train_step(&twin, &settings_c, &ref_data, &q, x, y, rr, log, &want_norm);
-        ck_assert_msg(fabs(loss - want) < 1e-4, "step %d: loss %.7f, want %.7f", step, loss, want);
-        compare_layers("a step");
-        for (int e = 0; e < 5; e++) { after[0] += model.layer[0].mask[e]; after[1] += model.layer[1].mask[e]; }
-        adds += after[1] > before[1];
-        removes += had1 && !model.layer[0].mask[1];
-        (void)after;
+        double want = ref::train_step(&twin, &settings_c, &ref_data, &q, x, y, rr, want_log, &want_norm);
+        char when[20];
+        snprintf(when, sizeof when, "step %d", step);
+        ck_assert_msg(fabs(loss - want) <= bound * want, "%s: loss %.7f, want %.7f", when, loss, want);
+        ck_assert_msg(fabsf(norm - want_norm) <= bound * want_norm, "%s: norm %.7f, want %.7f", when, (double)norm,
+                      (double)want_norm);
+        ck_assert(p.step == q.step && p.rng_data == q.rng_data);
+        compare_layers(when, &twin);
+        gpt2_to_host(&model);
+        compare_records(&twin); // outside of windows they rest
     }
-    adds += model.layer[0].mask[3] || model.layer[0].mask[4] || model.layer[0].mask[1];
-    ck_assert_msg(adds > 0 && (removes > 0 || twin.layer[0].mask[1]), "%d adds, %d removes", adds, removes);
-    gpt2_to_host(&model);
-    for (int i = 0; i < model.n_tensors; i++) {
-        const Tensor* t = &model.table[i];
-        for (size_t j = t->offset; j < t->offset + t->size; j++) { // Adam turns rounding of tiny gradients into part of a step
-            ck_assert_msg(fabsf(model.params_memory[j] - twin.params_memory[j]) < 10 * 0.003f, "%s", t->name);
-        }
-    }
+    events_of(log, events, sizeof events);
+    events_of(want_log, want_events, sizeof want_events);
+    ck_assert_str_eq(events, want_events);
+    ck_assert_str_eq(events, "4/0 remove 0 (0); 4/0 add 0 (71); 4/1 remove 2 (0); 4/2 add 3 (19); ");
     fclose(log);
+    fclose(want_log);
+    for (int l = 0; l < 3; l++) {
+        float G[MAX_EXPERTS];
+        gpt2_thresholds(&model, l, G);
+        for (int e = 0; e < 5; e++) { ck_assert(fabsf(G[e] - twin.params.h[l].gateG[e]) < 1e-5f); }
+    }
+    compare_adam(&twin, settings_c.lr, settings_c.beta2, 1e-8, 10);
     free_both();
+    PASS();
+} END_TEST
+
+START_TEST(records_do_not_count_what_the_fallback_served) {
+    start_both("--layers 2 --heads 2 --channels 16 --context 12 --batch 3 --moe-layers all --experts 4 --train-fallback 1", 0);
+    model.recording = twin.recording = 1;
+    gpt2_forward(&model, x, y, settings_cu.batch, settings_cu.context, 1);
+    ref::gpt2_forward(&twin, x, y, settings_cu.batch, settings_cu.context, 1);
+    gpt2_to_host(&model);
+    ck_assert(twin.layer[0].record_unrouted > 0 && twin.layer[1].record_unrouted > 0);
+    compare_records(&twin);
+    free_both();
+    PASS();
 } END_TEST
 
 START_TEST(checkpoints_are_exchanged_both_ways) {
@@ -666,21 +699,22 @@ START_TEST(checkpoints_are_exchanged_both_ways) {
     ref::checkpoint_load(&twin, &b, &back);
     ck_assert(back.step == 7 && twin.layer[1].record_count[2] == 77 && twin.layer[1].record_sum[3] == 1.25);
     free_both();
+    PASS();
 } END_TEST
 
 START_TEST(evaluation_and_logits) {
     start_both(step_flags[1], 0);
-    int x[64], y[64], B = settings_cu.batch, T = settings_cu.context;
-    for (int i = 0; i < B * T; i++) { x[i] = bytes[i]; y[i] = bytes[i + 1]; }
+    int B = settings_cu.batch, T = settings_cu.context;
     double loss = (double)gpt2_forward(&model, x, y, B, T, 0), want = (double)ref::gpt2_forward(&twin, x, y, B, T, 0);
     ck_assert_msg(fabs(loss - want) < 2e-5 * want, "loss %.7f, want %.7f", loss, want);
-    compare_layers("evaluation");
+    compare_layers("evaluation", &twin);
     for (int row = 0; row < B * T; row += 7) {
         const float *got = gpt2_logits(&model, row), *logits = ref::gpt2_logits(&twin, row);
         for (int v = 0; v < 20; v++) { ck_assert_msg(fabsf(got[v] - logits[v]) < 1e-4f, "logit %d: %g, want %g", v, (double)got[v],
                                                      (double)logits[v]); }
     }
     free_both();
+    PASS();
 } END_TEST
 
 // ----------------------------------------------------------------------------------------------------------------------
@@ -691,40 +725,22 @@ int main(void) {
     gpu_start(name, sizeof name, "auto", &is_bf16);
     ref::threads_set(1);
     printf("on %s\n", name);
-    if (mkdtemp(folder) == NULL) { perror(folder); return 1; }
     Suite* suite = suite_create("train_gpt2_dynmoe.cu");
-    TCase* tc = tcase_create("all");
-    tcase_set_timeout(tc, 600);
-    suite_add_tcase(suite, tc);
-    #define TEST(name) tcase_add_test(tc, name);
-    #define TEST_BOTH(name) TEST(name##_fp32) if (is_bf16) { TEST(name##_bf16) }
+    TEST(flags_of_both_programs_agree)
     TEST_BOTH(embedding)
     TEST_BOTH(layernorm)
     TEST_BOTH(matmuls)
     TEST_BOTH(attention)
+    TEST_BOTH(huge_scores)
     TEST_BOTH(elementwise)
     TEST_BOTH(classifier)
     TEST_BOTH(moe_layer)
+    TEST_BOTH(gates_at_the_edge)
     TEST(optimizer_and_rows)
-    TEST(one_step_in_fp32)
-    if (is_bf16) { TEST(one_step_in_bf16) }
+    TEST_BOTH(one_step)
     TEST(evaluation_and_logits)
+    TEST(records_do_not_count_what_the_fallback_served)
     TEST(checkpoints_are_exchanged_both_ways)
-    TEST(ten_steps_with_an_add_and_a_remove) // the last: it closes stdout
-    int out = dup(1); // for the summary
-    SRunner* sr = srunner_create(suite);
-    srunner_set_fork_status(sr, CK_NOFORK); // a CUDA context does not survive a fork
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr), run = srunner_ntests_run(sr);
-    TestResult** results = srunner_failures(sr);
-    for (int i = 0; i < failed; i++) { dprintf(out, "FAILED %s:%d: %s\n", tr_lfile(results[i]), tr_lno(results[i]),
-                                               tr_msg(results[i])); }
-    dprintf(out, "%d passed, %d failed\n", run - failed, failed);
-    free(results);
-    srunner_free(sr);
-    char command[100];
-    snprintf(command, sizeof command, "%s/a.safetensors", folder); unlink(command);
-    snprintf(command, sizeof command, "%s/b.safetensors", folder); unlink(command);
-    rmdir(folder);
-    return failed > 0;
+    TEST(ten_steps_with_adds_and_removes)
+    return run_all(suite);
 }

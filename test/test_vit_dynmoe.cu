@@ -385,6 +385,7 @@ START_TEST(ten_steps_on_the_residual_stream) {
 
 START_TEST(batches_do_not_depend_on_the_past) { // what a resumed run draws; and every picture comes once in an epoch
     int seen[23] = {0}, kept[100][2], shifts[9] = {0}, flips = 0, plain = 0;
+    double sum = 0.0;
     const char* argv[] = {"test", "--batch", "4", "--crop", "4", "--mixup", "0.5"};
     settings = flags_read(7, argv);
     set_make(23, 4, 1, 5);
@@ -403,12 +404,14 @@ START_TEST(batches_do_not_depend_on_the_past) { // what a resumed run draws; and
             shifts[v->dx + 4]++;
             flips += v->flip;
             plain += items[i].lam > 0.2f && items[i].lam < 0.8f;
+            sum += (double)items[i].lam;
         }
         for (int i = 0; i < 23 && (step + 1) * 4 % 23 == 0; i++) { ck_assert_int_eq(seen[i], (step + 1) * 4 / 23); }
     }
     for (int i = 0; i < 9; i++) { ck_assert_msg(shifts[i] > 0 && shifts[i] < 25, "shift %d: %d of 92", i - 4, shifts[i]); }
     // of 92: half are mirrored, and of Beta(0.5, 0.5) 41 percent are in the middle (of a uniform lam 60: 55); 2 deviations are 10
     ck_assert_msg(flips > 36 && flips < 56 && plain > 28 && plain < 48, "%d mirrored, %d in the middle", flips, plain);
+    ck_assert_msg(fabs(sum / 92.0 - 0.5) < 0.08, "mean of lam %.3f", sum / 92.0); // 2 deviations are 0.07
     int same_order = 1;
     for (int i = 0; i < 23; i++) { same_order &= kept[i][0] == kept[23 + i][0]; }
     ck_assert(!same_order);

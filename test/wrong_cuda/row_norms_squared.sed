@@ -1,0 +1,2 @@
+# the square of the length
+/^__global__ void row_norms_kernel(/,/^}/ s~sqrtf(sum)~sum~
