@@ -115,7 +115,8 @@ for count in vit_count vit_counts; do
     printf 'int vit_size(const ViT* m) {\n    return %s(m);\n}\n' $count >> train_vit_dynmoe.cu
     echo "gpt2_size train_gpt2_dynmoe.cu train_vit_dynmoe.cu" >> dev/twins.txt
     if [ $count = vit_count ]; then accepts "a twin that names a ViT"; continue; fi
-    catches "a twin that names a ViT differs" "train_gpt2_dynmoe.cu:10: twin gpt2_size differs from train_vit_dynmoe.cu:4" "make both"
+    catches "a twin that names a ViT differs" \
+        "train_gpt2_dynmoe.cu:11: twin gpt2_size differs from train_vit_dynmoe.cu:4" "make both the same"
 done
 # a macro of two lines and a struct, alike in both; then one line of each differs
 for change in none 's/(x) + 1/(x) + 2/' 's/int n;/long n;/'; do
