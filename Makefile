@@ -23,7 +23,7 @@ export GOMP_SPINCOUNT
 # Built-in rules would make dev/x out of dev/x.sh.
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help probes all data data-vit train train-vit ablation compare plot test test-scripts test-builds test-unit \
+.PHONY: help probes all data data-vit train train-vit ablation compare plot test test-programs test-scripts test-builds test-unit \
         test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants mutants-cuda fixture fixture-vit fixture-cuda \
         fixtures-again check-style docs-flags docs-links clean FORCE
 
@@ -268,12 +268,19 @@ CXX = $(firstword $(call which,g++ clang++))
 # the last two lines of what a program says, or all of it if it fails
 shortly = said=$$($(1) 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail -n 2
 
-test: check-style test-scripts test-builds fixture fixture-vit test-unit test-sanitize test-fuzz ## run all tests
+test: test-programs check-style test-scripts test-builds fixture fixture-vit test-unit test-sanitize test-fuzz ## run all tests
 	$(MAKE) test-cuda CUDA_ON_CPU=1
 	dev/cuda_on_cpu/test/run.sh --quick
 	@echo "Passed: style guards, $(words $(SCRIPTS)) scripts, builds with $(COMPILERS)$(if $(CXX), and $(CXX) as C++11)," \
 	    "without BLAS, without OpenMP; $(words $(FIXTURES)) fixtures; $(words $(TESTS)) test programs, at -O3 and" \
 	    "at -O0$(if $(SANITIZE), with sanitizers); fuzzed readers; the CUDA source on the CPU."
+
+# first what takes compilers long, two at a time
+test-programs:
+	$(MAKE) -j2 all $(TESTS) $(TESTS:=_sanitize) test/fuzz test/fuzz_tokenize test/fixture test/fixture_vit \
+	    test/fixture_no_blas test/fixture_no_openmp
+	$(MAKE) -j2 CUDA_ON_CPU=1 train_gpt2_dynmoe_cu train_vit_dynmoe test/test_cuda test/test_cuda_vit test/fixture_cuda \
+	    test/fixture_vit_cuda test/fuzz_vit
 
 test-scripts: all ## run the shell tests: the command line, and that the guards of the style catch what they should
 	@set -e; for t in $(SCRIPTS); do echo "--- $$t"; sh $$t; done
