@@ -1802,7 +1802,8 @@ Settings flags_read(int argc, const char* const* argv) {
     static const char* const paper[] = {"", "--aux-diversity=0.01", "--aux-simplicity=0.01", "--unit-norm=0"};
     static const char* const authors[] = {"", "--kgrad=detached", "--aux-balance=0.01", "--aux-efficiency=0.01",
                                           "--expert-init=copies"};
-    static const char* const softmax[] = {"", "--unit-norm=0", "--period=0", "--aux-balance=0.01", "--aux-entropy=0.0001"};
+    static const char* const softmax[] = {"", "--unit-norm=0", "--period=0", "--aux-balance=0.01", "--aux-efficiency=0",
+                                          "--aux-entropy=0.0001"};
     static SafeFile file; // stays open: flags of a resumed run point into it
     Settings s;
     static char dial[5][32];
@@ -1826,7 +1827,7 @@ Settings flags_read(int argc, const char* const* argv) {
         int preset = choice("--preset", s.preset, presets, 3), router = choice("--router", s.router, router_names, 4);
         if (preset >= 1) { flags_parse(&s, 4, paper, 0); }
         if (preset == 2) { flags_parse(&s, 5, authors, 0); }
-        if (router != TOP_ANY) { flags_parse(&s, router == TOP_P ? 5 : 4, softmax, 0); }
+        if (router != TOP_ANY) { flags_parse(&s, router == TOP_P ? 6 : 5, softmax, 0); }
         if (s.depth > 0) { // the learning rate falls with the root of the width; the default, 128 channels, has 0.001
             snprintf(dial[0], 32, "--layers=%d", s.depth);
             snprintf(dial[1], 32, "--heads=%d", s.depth);
@@ -1857,7 +1858,6 @@ int config_moe_layers(Config* c, const char* list) { // every2, all, none, or 0,
     for (int l = 0; l < c->L; l++) { n += c->moe[l]; }
     return n;
 }
-
 
 const char* meta_text(const SafeFile* f, const char* key) {
     const char* value = safetensors_meta(f, key);
@@ -2635,16 +2635,17 @@ void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Pr
     while (p->step < s->steps && !stop_signal) {
         loss += train_step(model, s, data, p, x, y, r, log, &norm);
         since++;
-        int done = p->step == s->steps, rest = 0;
+        int done = p->step == s->steps;
         if (done || p->step == 1 || p->step % s->log_every == 0) {
             progress_line(model, s, p, r, loss / since, norm, seconds_now() - from, since, log);
             memset(r, 0, L * sizeof(Routing));
             loss = since = 0;
-            rest = 1;
+            from = seconds_now();
         }
+        double pause = seconds_now();
         if (done || (s->val_every > 0 && p->step % s->val_every == 0)) { validate(model, s, val, p, r + L, log, terminal || done); }
         if (done || (s->save_every > 0 && p->step % s->save_every == 0)) { checkpoint_save(model, p, path); }
-        if (rest) { from = seconds_now(); } // validating and saving does not count as training
+        from += seconds_now() - pause; // validating and saving does not count as training
     }
     if (p->step < s->steps) {
         checkpoint_save(model, p, path);

@@ -222,7 +222,8 @@ int matmul_epilogue(floatX* out, const floatX* a, const floatX* b, int tb, int M
     // multiplies by gelu'(aux). Returns 0, without having done it, where cublasLt has no algorithm for these sizes.
     float alpha = 1.0f, beta = 0.0f;
     int found = 0, on_aux = aux != NULL;
-    if (M == 0 || N % 8 != 0 || K % 8 != 0) { return M == 0; } // its epilogues want rows of 16 bytes
+    // its epilogues want rows of 16 bytes, and a bias that begins at 16
+    if (M == 0 || N % 8 != 0 || K % 8 != 0 || (bias != NULL && alignment_of(bias) < 16)) { return M == 0; }
     cublasLtMatmulDesc_t op;
     cublasLtMatrixLayout_t A, B, D;
     cublasLtMatmulPreference_t wish;
@@ -1290,7 +1291,7 @@ typedef struct {                    // one row of the table that is made from th
     X(int, open, N * E)     X(int, k, N)                X(int, row_of, N * E) X(int, row_token, N * E + E * ROW_PAD) \
     X(int, mask, E)         X(double, record_sum, C)    X(RouteStats, stats, 1) \
     X(floatX, spre, N * S * H) X(floatX, sact, N * S * H) X(floatX, sout, N * C * (S > 0))
-// Of the whole model. The second list is scratch: qkv and half for forward too, sums for sums over slabs
+// Of the whole model. The second list is scratch of backward (sums: for sums over slabs); qkv and half of the first of both
 #define MODEL_MEMORY(X) \
     X(int, x, N)            X(int, y, N)                X(floatX, res, N * C) X(floatX, lnf, N * C) \
     X(float, meanf, N)      X(float, rstdf, N)          X(floatX, logits, N * Vp) X(float, losses, N) \
@@ -1312,8 +1313,8 @@ template <typename floatX> struct DeviceLayer {
 };
 
 template <typename floatX> struct Device {
-    float *master, *grads, *m, *v;  // (n_params) each; the last three NULL without training
-    floatX* params;                 // (n_params): the weights that kernels use; the master itself if floatX is float
+    float *master, *grads, *m, *v;  // (n_memory) each; the last three NULL without training
+    floatX* params;                 // (n_memory): the weights that kernels use; the master itself if floatX is float
     Parameters<floatX> p;
     Parameters<float> master_p, g;
     DeviceLayer<floatX> layer[MAX_LAYERS];
@@ -1338,8 +1339,8 @@ typedef struct {
     Config config;
     Tensor table[MAX_TENSORS];
     int n_tensors, bf16, training;  // bf16: floatX is __nv_bfloat16
-    size_t n_params;
-    float *params_memory, *m_memory, *v_memory; // (n_params) on the host: what files are read into and written from
+    size_t n_params, n_memory;      // numbers; with the gaps between tensors
+    float *params_memory, *m_memory, *v_memory; // (n_memory) on the host: what files are read into and written from
     void* device;                   // Device<float> or Device<bf16>
     Layer layer[MAX_LAYERS];
     float *losses, *logits;         // on the host: (N) of the last forward; (Vp) see gpt2_logits
@@ -1362,15 +1363,16 @@ void add_tensor(GPT2* model, int layer, const char* name, int a, int b, int c, i
     t->first = first; t->decay = decay; t->layer = layer;
     t->moe = strncmp(name, "moe.", 4) == 0;
     t->slots = t->moe ? model->config.E : 1;
-    t->offset = model->n_params;
+    t->offset = model->n_memory;
     model->n_params += t->size;
+    model->n_memory += (t->size + 63) / 64 * 64; // cuBLAS wants weights and biases at multiples of 16 bytes, and is fast at 128
 }
 
 void parameters_layout(GPT2* model) { // fills the table from the lists above
     int T = model->config.T, Vp = model->config.Vp, C = model->config.C, H = model->config.H, E = model->config.E;
     int S = model->config.S;
     model->n_tensors = 0;
-    model->n_params = 0;
+    model->n_params = model->n_memory = 0;
     #define X(f, name, a, b, c, first, decay) add_tensor(model, -1, name, a, b, c, first, decay);
     MODEL_TENSORS(X)
     #undef X
@@ -1425,7 +1427,7 @@ size_t activations_alloc(Device<floatX>* d, const Config* c, size_t B, size_t T,
 }
 
 void gpt2_plan(GPT2* model, Config config, int B, int T, int training) {
-    // lays out without allocating: the table, n_params, act_bytes. model->bf16 is kept
+    // lays out without allocating: the table, n_params, n_memory, act_bytes. model->bf16 is kept
     int is_bf16 = model->bf16;
     memset(model, 0, sizeof *model);
     model->bf16 = is_bf16;
@@ -1441,7 +1443,7 @@ void gpt2_plan(GPT2* model, Config config, int B, int T, int training) {
 template <typename floatX>
 void device_build(GPT2* model) {
     Device<floatX>* d = (Device<floatX>*)alloc_zeroed(1, sizeof(Device<floatX>), "the model");
-    size_t n = model->n_params;
+    size_t n = model->n_memory;
     model->device = d;
     d->master = (float*)device_alloc(n, sizeof(float), "parameters");
     d->params = sizeof(floatX) == sizeof(float) ? (floatX*)d->master : (floatX*)device_alloc(n, sizeof(floatX), "parameters");
@@ -1459,7 +1461,7 @@ void device_build(GPT2* model) {
 void gpt2_build(GPT2* model, Config config, int B, int T, int training) {
     // allocates, all zero, no expert active, on the device and its mirror on the host; see gpt2_to_device
     gpt2_plan(model, config, B, T, training);
-    size_t n = model->n_params, N = (size_t)B * T;
+    size_t n = model->n_memory, N = (size_t)B * T;
     model->params_memory = (float*)alloc_zeroed(n, sizeof(float), "parameters");
     model->m_memory = (float*)alloc_zeroed(training ? n : 0, sizeof(float), "Adam's first moments");
     model->v_memory = (float*)alloc_zeroed(training ? n : 0, sizeof(float), "Adam's second moments");
@@ -1510,7 +1512,7 @@ __global__ void convert_kernel(floatX* out, const float* inp, size_t n) { // one
 template <typename floatX>
 void device_copy(GPT2* model, int to_gpu) { // between the host's memories and the device's
     Device<floatX>* d = (Device<floatX>*)model->device;
-    size_t bytes = model->n_params * sizeof(float);
+    size_t bytes = model->n_memory * sizeof(float);
     float *host[] = {model->params_memory, model->m_memory, model->v_memory}, *device[] = {d->master, d->m, d->v};
     for (int i = 0; i < (model->training ? 3 : 1); i++) {
         if (to_gpu) { to_device(device[i], host[i], bytes); } else { to_host(host[i], device[i], bytes); }
@@ -1524,7 +1526,7 @@ void device_copy(GPT2* model, int to_gpu) { // between the host's memories and t
         if (to_gpu) { to_device(d->layer[l].mask, a->mask, (size_t)model->config.E * sizeof(int)); }
     }
     if (!to_gpu || sizeof(floatX) == sizeof(float)) { return; }
-    convert_kernel<<<blocks_for(model->n_params, BLOCK), BLOCK>>>(d->params, d->master, model->n_params);
+    convert_kernel<<<blocks_for(model->n_memory, BLOCK), BLOCK>>>(d->params, d->master, model->n_memory);
     LAUNCHED();
 }
 
@@ -1892,7 +1894,7 @@ void gpt2_backward(GPT2* model, float scale) {
 template <typename floatX> float* device_grads(GPT2* model) { return ((Device<floatX>*)model->device)->grads; }
 float* gpt2_grads(GPT2* model) { return model->bf16 ? device_grads<bf16>(model) : device_grads<float>(model); } // on the device
 
-void gpt2_zero_grad(GPT2* model) { CUDA(cudaMemset(gpt2_grads(model), 0, model->n_params * sizeof(float))); }
+void gpt2_zero_grad(GPT2* model) { CUDA(cudaMemset(gpt2_grads(model), 0, model->n_memory * sizeof(float))); }
 
 __global__ void squares_kernel(double* partial, const float* g, size_t n) { // partial (NORM_BLOCKS): one for each block
     double sum = 0.0;
@@ -1905,7 +1907,7 @@ template <typename floatX>
 double device_grad_norm(GPT2* model) {
     Device<floatX>* d = (Device<floatX>*)model->device;
     double total = 0.0, partial[NORM_BLOCKS];
-    comm_sum(d->grads, model->n_params);
+    comm_sum(d->grads, model->n_memory);
     for (int i = 0; i < model->n_tensors; i++) {
         const Tensor* t = &model->table[i];
         double sum = 0.0;
@@ -2523,7 +2525,8 @@ Settings flags_read(int argc, const char* const* argv) {
     static const char* const paper[] = {"", "--aux-diversity=0.01", "--aux-simplicity=0.01", "--unit-norm=0"};
     static const char* const authors[] = {"", "--kgrad=detached", "--aux-balance=0.01", "--aux-efficiency=0.01",
                                           "--expert-init=copies"};
-    static const char* const softmax[] = {"", "--unit-norm=0", "--period=0", "--aux-balance=0.01", "--aux-entropy=0.0001"};
+    static const char* const softmax[] = {"", "--unit-norm=0", "--period=0", "--aux-balance=0.01", "--aux-efficiency=0",
+                                          "--aux-entropy=0.0001"};
     static SafeFile file; // stays open: flags of a resumed run point into it
     Settings s;
     static char dial[5][32];
@@ -2547,7 +2550,7 @@ Settings flags_read(int argc, const char* const* argv) {
         int preset = choice("--preset", s.preset, presets, 3), router = choice("--router", s.router, router_names, 4);
         if (preset >= 1) { flags_parse(&s, 4, paper, 0); }
         if (preset == 2) { flags_parse(&s, 5, authors, 0); }
-        if (router != TOP_ANY) { flags_parse(&s, router == TOP_P ? 5 : 4, softmax, 0); }
+        if (router != TOP_ANY) { flags_parse(&s, router == TOP_P ? 6 : 5, softmax, 0); }
         if (s.depth > 0) { // the learning rate falls with the root of the width; the default, 128 channels, has 0.001
             snprintf(dial[0], 32, "--layers=%d", s.depth);
             snprintf(dial[1], 32, "--heads=%d", s.depth);
@@ -2578,7 +2581,6 @@ int config_moe_layers(Config* c, const char* list) { // every2, all, none, or 0,
     for (int l = 0; l < c->L; l++) { n += c->moe[l]; }
     return n;
 }
-
 
 const char* meta_text(const SafeFile* f, const char* key) {
     const char* value = safetensors_meta(f, key);
@@ -3358,16 +3360,17 @@ void train(GPT2* model, const Settings* s, const Data* data, const Data* val, Pr
     while (p->step < s->steps && !stop_signal) {
         loss += train_step(model, s, data, p, x, y, r, log, &norm);
         since++;
-        int done = p->step == s->steps, rest = 0;
+        int done = p->step == s->steps;
         if (done || p->step == 1 || p->step % s->log_every == 0) {
             progress_line(model, s, p, r, loss / since, norm, seconds_now() - from, since, log);
             memset(r, 0, L * sizeof(Routing));
             loss = since = 0;
-            rest = 1;
+            from = seconds_now();
         }
+        double pause = seconds_now();
         if (done || (s->val_every > 0 && p->step % s->val_every == 0)) { validate(model, s, val, p, r + L, log, terminal || done); }
         if (done || (s->save_every > 0 && p->step % s->save_every == 0)) { checkpoint_save(model, p, path); }
-        if (rest) { from = seconds_now(); } // validating and saving does not count as training
+        from += seconds_now() - pause; // validating and saving does not count as training
     }
     if (p->step < s->steps) {
         checkpoint_save(model, p, path);
@@ -3455,8 +3458,8 @@ double print_plan(const GPT2* model, const Settings* s, const Data* data, const 
     for (int i = 0; i < data->n; i++) { tokens += (double)data->shard[i].n; }
     for (int i = 0; i < val->n; i++) { val_tokens += (double)val->shard[i].n; }
     Cost k1 = cost_at(model, 1, N, training), k2 = cost_at(model, 2, N, training), all = cost_at(model, k3, N, training);
-    double M = 1e-6, held = (training ? 16.0 : 4.0) * (double)model->n_params, kept = (double)model->act_bytes;
-    if (model->bf16) { held += 2.0 * (double)model->n_params; } // the copy that kernels use
+    double M = 1e-6, held = (training ? 16.0 : 4.0) * (double)model->n_memory, kept = (double)model->act_bytes;
+    if (model->bf16) { held += 2.0 * (double)model->n_memory; } // the copy that kernels use
     printf("train_gpt2_dynmoe_cu, commit %s, on %s, %s, cuBLAS %zu\n", COMMIT, gpu, model->bf16 ? "bf16" : "fp32",
            cublasLtGetVersion());
     printf("data     %s: %.3f million tokens; validation: %.3f million of %s\n", data->path, M * tokens, M * val_tokens,

@@ -22,7 +22,8 @@ Same seed, same GPU, same dtype: the same bits. No float atomics; every sum has 
 rounds differently.
 
 Caveats: one GPU (what ranks would have to sum passes through one function, comm_sum), which holds all pictures; attention keeps
-its (T, T) matrices.
+its (T, T) matrices, and T is mostly odd, which leaves cuBLAS slower kernels in bf16; contrast turns about 0.5, not about the mean
+of the picture.
 */
 #include <ctype.h>
 #include <errno.h>
@@ -40,7 +41,6 @@ its (T, T) matrices.
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -76,7 +76,7 @@ __attribute__((noreturn, format(printf, 3, 4))) void stop(int code, const char* 
 
 void* alloc_zeroed(size_t n, size_t size, const char* what) { // n items of the given size, or one clear line
     void* p = calloc(n ? n : 1, size);
-    require(p, "lower --batch, --context, --channels or --experts", "no memory for %s (%.1f MB)", what, 1e-6 * (double)n * size);
+    require(p, "lower --batch, --channels or --experts", "no memory for %s (%.1f MB)", what, 1e-6 * (double)n * size);
     return p;
 }
 
@@ -95,7 +95,7 @@ double random_normal(uint64_t* state) { // Box-Muller
     return sqrt(-2.0 * log(u)) * cos(2.0 * 3.14159265358979323846 * v);
 }
 
-// one seed for everything: independent streams for the weights (0), the batches (1) and the samples (2)
+// one seed for everything: independent streams for the weights (0), augmentation (1) and the order of the pictures (3)
 uint64_t random_stream(uint64_t seed, uint64_t stream) {
     uint64_t state = (seed * 4 + stream + 1) * 0x9E3779B97F4A7C15ull;
     for (int i = 0; i < 8; i++) { random_u32(&state); }
@@ -112,7 +112,7 @@ double seconds_now(void) {
 // CUDA tools: checks, memory on the device, sums within a warp and a block, the two types behind floatX
 
 void cuda_check(cudaError_t error, const char* file, int line) {
-    require(error == cudaSuccess, "look at nvidia-smi; with too little memory lower --batch or --context", "%s:%d: CUDA: %s", file,
+    require(error == cudaSuccess, "look at nvidia-smi; with too little memory lower --batch", "%s:%d: CUDA: %s", file,
             line, cudaGetErrorString(error));
 }
 #define CUDA(call) cuda_check(call, __FILE__, __LINE__)
@@ -133,7 +133,7 @@ static void* lt_workspace;
 void* device_alloc(size_t n, size_t size, const char* what) { // n items of the given size, all zero, or one clear line
     void* p = NULL;
     cudaError_t error = cudaMalloc(&p, n * size > 0 ? n * size : 1);
-    require(error == cudaSuccess, "lower --batch, --context, --channels or --experts", "no GPU memory for %s (%.1f MB): %s", what,
+    require(error == cudaSuccess, "lower --batch, --channels or --experts", "no GPU memory for %s (%.1f MB): %s", what,
             1e-6 * (double)n * (double)size, cudaGetErrorString(error));
     CUDA(cudaMemset(p, 0, n * size));
     return p;
@@ -224,7 +224,8 @@ int matmul_epilogue(floatX* out, const floatX* a, const floatX* b, int tb, int M
     // multiplies by gelu'(aux). Returns 0, without having done it, where cublasLt has no algorithm for these sizes.
     float alpha = 1.0f, beta = 0.0f;
     int found = 0, on_aux = aux != NULL;
-    if (M == 0 || N % 8 != 0 || K % 8 != 0) { return M == 0; } // its epilogues want rows of 16 bytes
+    // its epilogues want rows of 16 bytes, and a bias that begins at 16
+    if (M == 0 || N % 8 != 0 || K % 8 != 0 || (bias != NULL && alignment_of(bias) < 16)) { return M == 0; }
     cublasLtMatmulDesc_t op;
     cublasLtMatrixLayout_t A, B, D;
     cublasLtMatmulPreference_t wish;
@@ -1439,7 +1440,7 @@ typedef struct {                    // one row of the table that is made from th
     X(int, open, N * E)     X(int, k, N)                X(int, row_of, N * E) X(int, row_token, N * E + E * ROW_PAD) \
     X(int, mask, E)         X(double, record_sum, C)    X(RouteStats, stats, 1) \
     X(floatX, spre, N * S * H) X(floatX, sact, N * S * H) X(floatX, sout, N * C * (S > 0))
-// Of the whole model. The second list is scratch: qkv and half for forward too, sums for sums over slabs
+// Of the whole model. The second list is scratch of backward (sums: for sums over slabs); qkv and half of the first of both
 #define MODEL_MEMORY(X) \
     X(Item, items, B)       X(floatX, patches, B * K * (T - 1)) X(floatX, res, N * C) X(floatX, lnf, N * C) \
     X(float, meanf, N)      X(float, rstdf, N)          X(floatX, clsf, B * C) X(floatX, logits, B * classes) \
@@ -1462,8 +1463,8 @@ template <typename floatX> struct DeviceLayer {
 };
 
 template <typename floatX> struct Device {
-    float *master, *grads, *m, *v, *ema; // (n_params) each; the last four NULL without training, ema without --ema
-    floatX* params;                 // (n_params): the weights that kernels use; the master itself if floatX is float
+    float *master, *grads, *m, *v, *ema; // (n_memory) each; the last four NULL without training, ema without --ema
+    floatX* params;                 // (n_memory): the weights that kernels use; the master itself if floatX is float
     Parameters<floatX> p;
     Parameters<float> master_p, g;
     DeviceLayer<floatX> layer[MAX_LAYERS];
@@ -1489,8 +1490,8 @@ typedef struct {
     Tensor table[MAX_TENSORS];
     int n_tensors, bf16, training;  // bf16: floatX is __nv_bfloat16
     int with_ema;                   // an exponential moving average of the parameters is kept; validation uses it
-    size_t n_params;
-    float *params_memory, *m_memory, *v_memory, *ema_memory; // (n_params) on the host: what files are read into and written from
+    size_t n_params, n_memory;      // numbers; with the gaps between tensors
+    float *params_memory, *m_memory, *v_memory, *ema_memory; // (n_memory) on the host: what files are read into and written from
     void* device;                   // Device<float> or Device<bf16>
     Layer layer[MAX_LAYERS];
     float *losses, *logits;         // on the host: (B) of the last forward; (B, classes), see vit_logits
@@ -1512,15 +1513,16 @@ void add_tensor(ViT* model, int layer, const char* name, int a, int b, int c, in
     t->first = first; t->decay = decay; t->layer = layer;
     t->moe = strncmp(name, "moe.", 4) == 0;
     t->slots = t->moe ? model->config.E : 1;
-    t->offset = model->n_params;
+    t->offset = model->n_memory;
     model->n_params += t->size;
+    model->n_memory += (t->size + 63) / 64 * 64; // cuBLAS wants weights and biases at multiples of 16 bytes, and is fast at 128
 }
 
 void parameters_layout(ViT* model) { // fills the table from the lists above
     const Config* c = &model->config;
     int T = c->T, C = c->C, H = c->H, E = c->E, S = c->S, K = c->planes * c->patch * c->patch, classes = c->classes;
     model->n_tensors = 0;
-    model->n_params = 0;
+    model->n_params = model->n_memory = 0;
     #define X(f, name, a, b, c, first, decay) add_tensor(model, -1, name, a, b, c, first, decay);
     MODEL_TENSORS(X)
     #undef X
@@ -1568,7 +1570,7 @@ size_t activations_alloc(Device<floatX>* d, const Config* c, size_t B, int train
 }
 
 void vit_plan(ViT* model, Config config, int B, int training) {
-    // lays out without allocating: the table, n_params, act_bytes. model->bf16 and model->with_ema are kept
+    // lays out without allocating: the table, n_params, n_memory, act_bytes. model->bf16 and model->with_ema are kept
     int is_bf16 = model->bf16, with_ema = model->with_ema;
     memset(model, 0, sizeof *model);
     model->bf16 = is_bf16;
@@ -1584,7 +1586,7 @@ void vit_plan(ViT* model, Config config, int B, int training) {
 template <typename floatX>
 void device_build(ViT* model) {
     Device<floatX>* d = (Device<floatX>*)alloc_zeroed(1, sizeof(Device<floatX>), "the model");
-    size_t n = model->n_params;
+    size_t n = model->n_memory;
     model->device = d;
     d->master = (float*)device_alloc(n, sizeof(float), "parameters");
     d->params = sizeof(floatX) == sizeof(float) ? (floatX*)d->master : (floatX*)device_alloc(n, sizeof(floatX), "parameters");
@@ -1603,7 +1605,7 @@ void device_build(ViT* model) {
 void vit_build(ViT* model, Config config, int B, int training) {
     // allocates, all zero, no expert active, on the device and its mirror on the host; see vit_to_device
     vit_plan(model, config, B, training);
-    size_t n = model->n_params;
+    size_t n = model->n_memory;
     model->params_memory = (float*)alloc_zeroed(n, sizeof(float), "parameters");
     model->m_memory = (float*)alloc_zeroed(training ? n : 0, sizeof(float), "Adam's first moments");
     model->v_memory = (float*)alloc_zeroed(training ? n : 0, sizeof(float), "Adam's second moments");
@@ -1652,7 +1654,7 @@ __global__ void convert_kernel(floatX* out, const float* inp, size_t n) { // one
 template <typename floatX>
 void device_copy(ViT* model, int to_gpu) { // between the host's memories and the device's
     Device<floatX>* d = (Device<floatX>*)model->device;
-    size_t bytes = model->n_params * sizeof(float);
+    size_t bytes = model->n_memory * sizeof(float);
     float *host[] = {model->params_memory, model->m_memory, model->v_memory, model->ema_memory};
     float* device[] = {d->master, d->m, d->v, d->ema};
     for (int i = 0; i < (model->training ? 3 + model->with_ema : 1); i++) {
@@ -1667,7 +1669,7 @@ void device_copy(ViT* model, int to_gpu) { // between the host's memories and th
         if (to_gpu) { to_device(d->layer[l].mask, a->mask, (size_t)model->config.E * sizeof(int)); }
     }
     if (!to_gpu || sizeof(floatX) == sizeof(float)) { return; }
-    convert_kernel<<<blocks_for(model->n_params, BLOCK), BLOCK>>>(d->params, d->master, model->n_params);
+    convert_kernel<<<blocks_for(model->n_memory, BLOCK), BLOCK>>>(d->params, d->master, model->n_memory);
     LAUNCHED();
 }
 
@@ -2042,7 +2044,7 @@ void vit_backward(ViT* model, float scale) {
 template <typename floatX> float* device_grads(ViT* model) { return ((Device<floatX>*)model->device)->grads; }
 float* vit_grads(ViT* model) { return model->bf16 ? device_grads<bf16>(model) : device_grads<float>(model); } // on the device
 
-void vit_zero_grad(ViT* model) { CUDA(cudaMemset(vit_grads(model), 0, model->n_params * sizeof(float))); }
+void vit_zero_grad(ViT* model) { CUDA(cudaMemset(vit_grads(model), 0, model->n_memory * sizeof(float))); }
 
 __global__ void squares_kernel(double* partial, const float* g, size_t n) { // partial (NORM_BLOCKS): one for each block
     double sum = 0.0;
@@ -2055,7 +2057,7 @@ template <typename floatX>
 double device_grad_norm(ViT* model) {
     Device<floatX>* d = (Device<floatX>*)model->device;
     double total = 0.0, partial[NORM_BLOCKS];
-    comm_sum(d->grads, model->n_params);
+    comm_sum(d->grads, model->n_memory);
     for (int i = 0; i < model->n_tensors; i++) {
         const Tensor* t = &model->table[i];
         double sum = 0.0;
@@ -2158,7 +2160,7 @@ __global__ void swap_kernel(float* a, float* b, size_t n) { // one thread for ea
 template <typename floatX>
 void device_ema(ViT* model, float decay, int swap) {
     Device<floatX>* d = (Device<floatX>*)model->device;
-    size_t n = model->n_params;
+    size_t n = model->n_memory;
     int blocks = blocks_for(n, BLOCK);
     if (swap) { swap_kernel<<<blocks, BLOCK>>>(d->master, d->ema, n); }
     else { ema_kernel<<<blocks, BLOCK>>>(d->ema, d->master, n, decay); }
@@ -2616,7 +2618,7 @@ typedef const char* text;
     X(int,   batch,          "-b",  "64",         1, 65536, "pictures in a batch") \
     X(int,   accum,          "-g",  "1",          1, 65536, "batches whose gradients make one step") \
     X(int,   crop,           "-cr", "4",          0, 1024, "augmentation: pixels by which a picture is moved at most") \
-    X(int,   flip,           "-fl", "1",          0, 1,    "augmentation: 1: half of the pictures are mirrored") \
+    X(int,   flip,           "-fl", "1",          0, 1,    "augmentation: 1: half of the pictures are mirrored (0 for digits)") \
     X(float, jitter,         "-ji", "0",          0, 1,    "augmentation: brightness, contrast, saturation by 1 +- this") \
     X(float, mixup,          "-mx", "0",          0, 1,    "augmentation: mixup by Beta(this, this) (0: none)") \
     X(float, smoothing,      "-sm", "0.1",        0, 0.9,  "label smoothing") \
@@ -2633,7 +2635,7 @@ typedef const char* text;
     X(int,   val_every,      "-ve", "500",        0, 1000000000, "steps between validations (0: at the end only)") \
     X(int,   val_pictures,   "-vt", "0",          0, 2147483647, "validation pictures (0: all)") \
     X(int,   save_every,     "-se", "0",          0, 1000000000, "steps between checkpoints (0: at the end only)") \
-    X(int,   overfit,        "-of", "0",          0, 1,    "1: train on one batch only; its loss must go to nearly 0") \
+    X(int,   overfit,        "-of", "0",          0, 1,    "1: train on one batch only; with --smoothing 0 its loss goes to 0") \
     X(flag,  eval_only,      "-e",  "0",          0, 1,    "validate the --init model and stop") \
     X(text,  dump_routing,   "-dr", "",           0, 0,    "write class and experts of every validation patch to this file") \
     X(flag,  dry_run,        "-dy", "0",          0, 1,    "print size, memory, cost and time of the run, and stop") \
@@ -2725,7 +2727,8 @@ Settings flags_read(int argc, const char* const* argv) {
     static const char* const paper[] = {"", "--aux-diversity=0.01", "--aux-simplicity=0.01", "--unit-norm=0"};
     static const char* const authors[] = {"", "--kgrad=detached", "--aux-balance=0.01", "--aux-efficiency=0.01",
                                           "--expert-init=copies", "--gate-input=residual"};
-    static const char* const softmax[] = {"", "--unit-norm=0", "--period=0", "--aux-balance=0.01", "--aux-entropy=0.0001"};
+    static const char* const softmax[] = {"", "--unit-norm=0", "--period=0", "--aux-balance=0.01", "--aux-efficiency=0",
+                                          "--aux-entropy=0.0001"};
     static SafeFile file; // stays open: flags of a resumed run point into it
     Settings s;
     static char dial[4][32];
@@ -2749,7 +2752,7 @@ Settings flags_read(int argc, const char* const* argv) {
         int preset = choice("--preset", s.preset, presets, 3), router = choice("--router", s.router, router_names, 4);
         if (preset >= 1) { flags_parse(&s, 4, paper, 0); }
         if (preset == 2) { flags_parse(&s, 6, authors, 0); }
-        if (router != TOP_ANY) { flags_parse(&s, router == TOP_P ? 5 : 4, softmax, 0); }
+        if (router != TOP_ANY) { flags_parse(&s, router == TOP_P ? 6 : 5, softmax, 0); }
         if (s.depth > 0) { // the learning rate falls with the root of the width; the default, 128 channels, has 0.001
             snprintf(dial[0], 32, "--layers=%d", s.depth);
             snprintf(dial[1], 32, "--heads=%d", s.depth);
@@ -2808,7 +2811,7 @@ void pictures_shape(Pictures* p, int size, int planes, const char* path) { // al
 
 uint32_t big_endian(const unsigned char* p) { return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3]; }
 
-void pictures_idx(Pictures* p, const char* path, const unsigned char* file, size_t size) {
+void pictures_idx(Pictures* p, const char* path, const unsigned char* file, size_t size, int image) {
     // file: what train-images-idx3-ubyte holds; the classes stand in a file of the same name with labels-idx1
     char other[1024];
     const char *slash = strrchr(path, '/'), *found = strstr(slash ? slash : path, "images"); // a folder may be called so, too
@@ -2817,6 +2820,7 @@ void pictures_idx(Pictures* p, const char* path, const unsigned char* file, size
     uint32_t n = big_endian(file + 4), rows = big_endian(file + 8), columns = big_endian(file + 12);
     require(rows == columns && rows >= 1 && rows <= 1024, "pictures must be squares of up to 1024 pixels",
             "%s: pictures of %u x %u", path, rows, columns);
+    require(image == 0 || (int)rows == image, "leave --image out", "%s: pictures of %u x %u, not %d", path, rows, columns, image);
     require(size - 16 == (size_t)n * rows * columns, "the file is cut or damaged: copy it again",
             "%s: the header says %u pictures of %u x %u, the file has %zu bytes", path, n, rows, columns, size);
     require(found && strlen(path) < sizeof other, "keep the names of the original files",
@@ -2836,7 +2840,8 @@ void pictures_idx(Pictures* p, const char* path, const unsigned char* file, size
 void pictures_file(Pictures* p, const char* path, int layout, int image) {
     // adds what one file holds. In CIFAR's layouts nothing says how large a picture is or whether a domain comes first: --image
     // does, and the size of the file, which must be a whole number of records
-    size_t size, area = 3 * (size_t)image * image;
+    int side = image > 0 ? image : 32;
+    size_t size, area = 3 * (size_t)side * side;
     unsigned char* file = map_file(path, &size);
     uint32_t magic = size >= 4 ? big_endian(file) : 0;
     int records = layout == CIFAR10 || layout == CIFAR100; // any bytes may stand at their beginning
@@ -2845,7 +2850,7 @@ void pictures_file(Pictures* p, const char* path, int layout, int image) {
             path);
     if (layout == IDX || (layout == AUTO && magic == 2051)) {
         require(magic == 2051, "give the IDX file of the pictures, unpacked", "%s: not an IDX file of pictures", path);
-        pictures_idx(p, path, file, size);
+        pictures_idx(p, path, file, size, image);
     } else {
         int one = size > 0 && size % (area + 1) == 0, two = size > 0 && size % (area + 2) == 0;
         require(!one || !two || layout != AUTO, "say --layout cifar10 or cifar100", "%s: its size fits both layouts of CIFAR",
@@ -2853,7 +2858,7 @@ void pictures_file(Pictures* p, const char* path, int layout, int image) {
         int skip = layout == CIFAR10 || (layout == AUTO && one) ? 1 : 2;
         require(skip == 1 ? one : two, "is the file whole? --image says how large its pictures are; dev/images.py makes such files",
                 "%s: %zu bytes are not a whole number of records of %zu + %zu bytes", path, size, (size_t)skip, area);
-        pictures_shape(p, image, 3, path);
+        pictures_shape(p, side, 3, path);
         for (unsigned char* r = file; r < file + size; r += area + (size_t)skip) {
             pictures_add(p, r + skip, r[skip - 1], skip == 2 ? r[0] : -1);
         }
@@ -2871,19 +2876,20 @@ Pictures pictures_open(const char* pattern, const char* layout_name, int image) 
     p.path = pattern;
     require(single || glob(pattern, 0, NULL, &g) == 0, "check the path; make data-vit writes the default, data/shapes_train.bin",
             "%s: no such file", pattern);
-    if (single) { pictures_file(&p, pattern, layout, image > 0 ? image : 32); }
-    for (size_t i = 0; i < g.gl_pathc; i++) { pictures_file(&p, g.gl_pathv[i], layout, image > 0 ? image : 32); }
+    if (single) { pictures_file(&p, pattern, layout, image); }
+    for (size_t i = 0; i < g.gl_pathc; i++) { pictures_file(&p, g.gl_pathv[i], layout, image); }
     globfree(&g);
     require(p.n > 0, "give pictures", "%s: no pictures", pattern);
     return p;
 }
 
 void pictures_take(Pictures* p, Pictures* out, int from_split, int domain, int keep_domain) {
-    // moves pictures to out (NULL: drops them): with from_split every tenth, else those that are of the domain (keep_domain: that
+    // moves pictures to out (NULL: drops them): with from_split one of each ten (at another place each time: classes may go
+    // round); else those that are of the domain (keep_domain: that
     // are not); the others close ranks
     size_t area = (size_t)p->planes * p->size * p->size, kept = 0;
     for (size_t i = 0; i < p->n; i++) {
-        int goes = from_split ? i % 10 == 9 : (p->domain[i] == domain) != keep_domain;
+        int goes = from_split ? (i + i / 10 * 7) % 10 == 9 : (p->domain[i] == domain) != keep_domain;
         if (goes && out != NULL) { pictures_add(out, p->bytes + i * area, p->label[i], p->domains > 0 ? p->domain[i] : -1); }
         if (goes) { continue; }
         memmove(p->bytes + kept * area, p->bytes + i * area, area);
@@ -3006,7 +3012,6 @@ int config_moe_layers(Config* c, const char* list) { // every2, all, none, or 0,
     return n;
 }
 
-
 const char* meta_text(const SafeFile* f, const char* key) {
     const char* value = safetensors_meta(f, key);
     require(value, "give a checkpoint that this program saved", "%s: no metadata %s", f->path, key);
@@ -3098,6 +3103,8 @@ Config config_make(const Settings* s, const Pictures* set, const SafeFile* f) {
     require_usage(m || moe == 0 || c.router != TOP_ANY || (s->start_experts <= c.E && s->min_experts <= c.E), NULL,
                   "--start-experts or --min-experts is above --experts %d", c.E);
     require_usage(c.router != TOP_K || c.topk <= c.E, NULL, "--topk %d: there are %d experts", c.topk, c.E);
+    require_usage(f != NULL || s->crop < c.image, "give the pixels by which a picture may move",
+                  "--crop %d: pictures have %d pixels a side", s->crop, c.image);
     require_usage(!c.residual || c.S == 0, "use --gate-input ln2", "--shared-experts: with --gate-input residual there is no "
                   "LayerNorm that they could read");
     require_usage(c.aux_weight[c.router == TOP_ANY ? ENTROPY : EFFICIENCY] == 0.0f, "leave its --aux flag out",
@@ -3451,7 +3458,7 @@ Score evaluate(ViT* model, const Pictures* set, size_t max_pictures, int B, Rout
     // dump_path: a file for every patch's experts, or ""
     size_t n = max_pictures > 0 && max_pictures < set->n ? max_pictures : set->n;
     int classes = model->config.classes;
-    static Score score;
+    Score score;
     Dump dump = dump_make(model, *dump_path ? n : 0);
     Item* items = (Item*)alloc_zeroed((size_t)B, sizeof(Item), "a batch");
     int* predicted = (int*)alloc_zeroed((size_t)B, sizeof(int), "a batch");
@@ -3544,15 +3551,16 @@ void picture_rgb(unsigned char* rgb, const Pictures* set, size_t i, int row, int
 }
 
 void predict_terminal(const ViT* model, const Pictures* set, size_t i, const Dump* d, size_t at) {
-    // the picture, two rows of pixels to a line, and beside it for each DynMoE layer the k of the patch at every place. In colour
-    // on a terminal, else brightness as a letter
+    // the picture, two rows of pixels to a line (of a large one a pixel in several), and beside it for each DynMoE layer the k of
+    // the patch at every place. In colour on a terminal, else brightness as a letter
     int size = set->size, side = size / model->config.patch, colour = isatty(STDOUT_FILENO);
-    for (int row = 0; row < size; row += 2) {
+    int step = (size + 63) / 64; // 64 columns are enough
+    for (int row = 0; row < size; row += 2 * step) {
         printf("  ");
-        for (int col = 0; col < size; col++) {
+        for (int col = 0; col < size; col += step) {
             unsigned char up[3], low[3];
             picture_rgb(up, set, i, row, col);
-            picture_rgb(low, set, i, row + 1 < size ? row + 1 : row, col);
+            picture_rgb(low, set, i, row + step < size ? row + step : row, col);
             if (colour) {
                 printf("\x1b[38;2;%d;%d;%dm\x1b[48;2;%d;%d;%dm\xe2\x96\x80", up[0], up[1], up[2], low[0], low[1], low[2]);
             } else { putchar(" .:-=+*#%@"[(up[0] + up[1] + up[2] + low[0] + low[1] + low[2]) * 10 / 1531]); }
@@ -3561,7 +3569,7 @@ void predict_terminal(const ViT* model, const Pictures* set, size_t i, const Dum
         for (int l = 0; l < model->config.L; l++) {
             if (!model->config.moe[l]) { continue; }
             printf("  ");
-            for (int col = 0; col < size; col++) {
+            for (int col = 0; col < size; col += step) {
                 int patch = row / model->config.patch * side + col / model->config.patch;
                 int k = d->k[(l * d->n + at) * d->T + 1 + patch];
                 unsigned char rgb[3];
@@ -3666,6 +3674,7 @@ void predict(ViT* model, const Settings* s) { // prints what is in the pictures 
     require_usage(first < set.n, NULL, "--predict-first %zu: %s has %zu pictures", first, s->predict, set.n);
     require(mkdir(s->out, 0777) == 0 || errno == EEXIST, "choose another --out", "%s: cannot make the folder: %s", s->out,
             strerror(errno));
+    class_name(name, sizeof name, s->names, 0); // a bad file stops here
     pictures_to_device(&set);
     for (size_t i = first; i < set.n && i < first + (size_t)s->predict_count; i++) {
         Item item;
@@ -3782,7 +3791,6 @@ void validate(ViT* model, const Settings* s, const Pictures* val, Progress* p, R
     model->step = p->step;
     vit_ema_swap(model);
     Score score = evaluate(model, val, (size_t)s->val_pictures, s->batch, r, "");
-    vit_ema_swap(model);
     if (score.loss < p->best_val) { p->best_val = (float)score.loss; }
     printf("step %d: validation ", p->step);
     print_score(&score, val);
@@ -3795,6 +3803,7 @@ void validate(ViT* model, const Settings* s, const Pictures* val, Progress* p, R
     }
     log_routing(log, model, r);
     log_end(log);
+    vit_ema_swap(model); // only now: the thresholds in the record are those of the model that was validated
 }
 
 void progress_line(ViT* model, const Settings* s, const Progress* p, const Routing* r, double loss, float norm,
@@ -3844,16 +3853,17 @@ void train(ViT* model, const Settings* s, const Pictures* set, const Pictures* v
     while (p->step < s->steps && !stop_signal) {
         loss += train_step(model, s, set, p, items, r, log, &norm);
         since++;
-        int done = p->step == s->steps, rest = 0;
+        int done = p->step == s->steps;
         if (done || p->step == 1 || p->step % s->log_every == 0) {
             progress_line(model, s, p, r, loss / since, norm, seconds_now() - from, since, log);
             memset(r, 0, L * sizeof(Routing));
             loss = since = 0;
-            rest = 1;
+            from = seconds_now();
         }
+        double pause = seconds_now();
         if (done || (s->val_every > 0 && p->step % s->val_every == 0)) { validate(model, s, val, p, r + L, log, terminal || done); }
         if (done || (s->save_every > 0 && p->step % s->save_every == 0)) { checkpoint_save(model, p, path); }
-        if (rest) { from = seconds_now(); } // validating and saving does not count as training
+        from += seconds_now() - pause; // validating and saving does not count as training
     }
     if (p->step < s->steps) {
         checkpoint_save(model, p, path);
@@ -3937,9 +3947,9 @@ double print_plan(const ViT* model, const Settings* s, const Pictures* set, cons
     int moe = 0, k3 = c->E > 2 ? c->E : 3;
     for (int l = 0; l < c->L; l++) { moe += c->moe[l]; }
     Cost k1 = cost_at(model, 1, N, training), k2 = cost_at(model, 2, N, training), all = cost_at(model, k3, N, training);
-    double M = 1e-6, held = (training ? 16.0 : 4.0) * (double)model->n_params, kept = (double)model->act_bytes;
-    if (model->bf16) { held += 2.0 * (double)model->n_params; } // the copy that kernels use
-    if (model->with_ema) { held += 4.0 * (double)model->n_params; }
+    double M = 1e-6, held = (training ? 16.0 : 4.0) * (double)model->n_memory, kept = (double)model->act_bytes;
+    if (model->bf16) { held += 2.0 * (double)model->n_memory; } // the copy that kernels use
+    if (model->with_ema) { held += 4.0 * (double)model->n_memory; }
     printf("train_vit_dynmoe, commit %s, on %s, %s, cuBLAS %zu\n", COMMIT, gpu, model->bf16 ? "bf16" : "fp32",
            cublasLtGetVersion());
     printf("data     %s: %zu pictures of %d x %d x %d, %d classes; validation: %zu of %s\n", set->path, set->n, c->planes, c->image,
@@ -4027,6 +4037,9 @@ int main(int argc, char** argv) {
     require_usage(training || *from, "train first: make train-vit", "--eval-only and --predict need --init FILE");
     memset(&set, 0, sizeof set);
     memset(&val, 0, sizeof val);
+    require_usage(!s.dry_run || !*s.predict, "leave one of them out", "--dry-run does nothing with --predict");
+    if (*from) { file = safetensors_open(from); }
+    if (*from && s.image == 0 && safetensors_meta(&file, "image") != NULL) { s.image = meta_int(&file, "image", 1, 1024); }
     if (!*s.predict) {
         require_usage(*s.data, "make data-vit writes the default pictures, data/shapes_train.bin", "--data FILE is missing");
         data_read(&s, &set, &val);
@@ -4036,7 +4049,6 @@ int main(int argc, char** argv) {
             s.steps = (int)steps;
         }
     }
-    if (*from) { file = safetensors_open(from); }
     Config config = config_make(&s, &set, *from ? &file : NULL);
     int start_experts = config.router == TOP_ANY ? s.start_experts : config.E; // softmax routers use the whole pool
     require(*s.predict || (set.size == config.image && set.planes == config.planes && set.classes <= config.classes),
@@ -4045,7 +4057,7 @@ int main(int argc, char** argv) {
     gpu_start(gpu, sizeof gpu, s.dtype, &model.bf16);
     model.with_ema = s.ema > 0.0f;
     vit_plan(&model, config, *s.predict ? 1 : s.batch, training);
-    if (training || (s.dry_run && !*s.predict)) {
+    if (training || s.dry_run) {
         double need = print_plan(&model, &s, &set, &val, gpu, training), have = memory_available();
         require(have == 0.0 || need <= have, "lower --batch, --layers, --channels or --experts",
                 "the run needs %.1f MB of memory, %.1f MB are there", 1e-6 * need, 1e-6 * have);
@@ -4054,9 +4066,12 @@ int main(int argc, char** argv) {
     }
     vit_build(&model, config, *s.predict ? 1 : s.batch, training);
     if (!*from) { vit_init(&model, start_experts, copies, s.threshold, &rng); }
-    else if (*s.resume && training) { checkpoint_load(&model, &file, &p); }
-    else { weights_load(&model, &file, start_experts, s.threshold, !training, &rng); }
-    if (!*s.resume && model.with_ema) { memcpy(model.ema_memory, model.params_memory, model.n_params * sizeof(float)); }
+    else if (*s.resume && training) {
+        require(!model.with_ema || safetensors_find(&file, "ema/patchw"), "leave --ema out, or begin anew with --init",
+                "--ema: the run of %s kept no averages", from);
+        checkpoint_load(&model, &file, &p);
+    } else { weights_load(&model, &file, start_experts, s.threshold, !training, &rng); }
+    if (!*s.resume && model.with_ema) { memcpy(model.ema_memory, model.params_memory, model.n_memory * sizeof(float)); }
     if (*from) { safetensors_close(&file); }
     vit_to_device(&model);
     if (*s.predict) { predict(&model, &s); vit_free(&model); return 0; }

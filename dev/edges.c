@@ -4,10 +4,11 @@ Sets the routing of a trained ViT against the truth about its pictures: do patch
     dev/edges TRUTH ROUTING [UNTRAINED]
 
 TRUTH comes from data/shapes --truth (per patch: 0 background, 1 edge, 2 inside of the shape), ROUTING from --dump-routing of
-train_vit_dynmoe with those pictures as --val. For each DynMoE layer: the mean k of each kind of patch, how much more the edge uses
-than the background of the same picture (mean over pictures and its standard error), and how often each kind uses each expert.
-About the right number of experts there is no truth; compare several seeds. And colours differ: a gate that was never trained uses
-other experts on edges too, so the routing of a model of 0 steps, UNTRAINED, belongs beside it.
+train_vit_dynmoe with those pictures as --val. For each DynMoE layer: how many experts each kind of patch uses, how much more the
+edge uses than the background of the same picture (mean over pictures and its standard error), and how often each kind uses each
+expert; a token that chose none has the one of the fallback. About the right number of experts there is no truth; compare several
+seeds. And colours differ: a gate that was never trained uses other experts on edges too, so the routing of a model of 0 steps,
+UNTRAINED, belongs beside it.
 
 Build: make dev/edges
 */
@@ -28,8 +29,6 @@ static void report_layer(const SafeFile* f, int layer, const unsigned char* trut
     char name[64];
     size_t n = pictures * T;
     double patches[KINDS] = {0}, sum[KINDS] = {0}, used[KINDS][MAX_EXPERTS] = {{0}}, more = 0.0, squares = 0.0, both = 0.0;
-    snprintf(name, sizeof name, "h.%d.k", layer);
-    const unsigned char* k = column(f, name, "I32", n);
     snprintf(name, sizeof name, "h.%d.open", layer);
     const unsigned char* open = column(f, name, "U8", n);
     const SafeTensor* t = safetensors_find(f, name);
@@ -40,11 +39,11 @@ static void report_layer(const SafeFile* f, int layer, const unsigned char* trut
         double own[KINDS] = {0}, own_n[KINDS] = {0};
         for (size_t p = 0; p < T; p++) {
             int kind = p == 0 ? 3 : truth[i * (T - 1) + p - 1];
-            int32_t value;
-            memcpy(&value, k + 4 * (i * T + p), 4);
-            own[kind] += value;
             own_n[kind]++;
-            for (size_t e = 0; e < E; e++) { used[kind][e] += open[(i * T + p) * E + e]; }
+            for (size_t e = 0; e < E; e++) { // who is at work, the one of the fallback too
+                own[kind] += open[(i * T + p) * E + e];
+                used[kind][e] += open[(i * T + p) * E + e];
+            }
         }
         for (int q = 0; q < KINDS; q++) { sum[q] += own[q]; patches[q] += own_n[q]; }
         if (own_n[0] == 0.0 || own_n[1] == 0.0) { continue; }
@@ -53,7 +52,7 @@ static void report_layer(const SafeFile* f, int layer, const unsigned char* trut
         squares += d * d;
         both++;
     }
-    printf("\nlayer %d     |  share  mean k | percent of the patches that use expert\n           |                |", layer);
+    printf("\nlayer %d     |  share experts | percent of the patches that use expert\n           |                |", layer);
     for (size_t e = 0; e < E; e++) { printf(" %4zu", e); }
     printf("\n");
     for (int q = 0; q < KINDS; q++) {

@@ -57,7 +57,7 @@ checker() { # memcheck or racecheck
         [ -f "$source" ] || continue
         shortly build "$program"
         for kernel in $(sed -n 's/^ *TEST_BOTH(\([a-z_0-9]*\)).*/\1_fp32 \1_bf16/p' "$source") \
-            $(sed -n 's/^ *TEST(\(optimizer_and_rows\)).*/\1/p' "$source"); do
+            $(sed -n 's/^ *TEST(\(optimizer_and_rows\|averages\)).*/\1/p' "$source"); do
             n=$((n + 1))
             if CK_RUN_CASE=$kernel timeout 100 compute-sanitizer --tool "$1" --error-exitcode 9 "$program" > "$OUT/$1.tmp" 2>&1 &&
                 grep -q '^1 passed, 0 failed' "$OUT/$1.tmp"; then echo "$1 $program $kernel: clean"
@@ -194,25 +194,29 @@ part_vit() {
 
 # Accuracy on real pictures: a ViT of 8 layers and 256 channels, 8.4 million parameters in use at k = 2. A part that runs out of
 # time goes on from its last checkpoint when it is called again.
-cifar() { # dense, top-1, top-2, top-any
+cifar() { # dense, top-1, top-2, top-any; then further flags of the program
+    run=$1
+    shift
     if [ ! -f "$CIFAR/test_batch.bin" ]; then echo "NOT RUN: no $CIFAR/test_batch.bin (data/download.sh cifar10)"; return; fi
     [ -x train_vit_dynmoe ] || shortly build train_vit_dynmoe
     echo "the pictures: $(cksum < "$CIFAR/test_batch.bin") test_batch.bin"
-    LINES_KEPT=40 shortly env RUNS="$1" dev/vit_compare.sh "$OUT/cifar10" "$CIFAR/data_batch_*.bin" "$CIFAR/test_batch.bin" \
+    LINES_KEPT=40 shortly env RUNS="$run" COMMIT="$commit" dev/vit_compare.sh "$OUT/cifar10-$commit" \
+        "$CIFAR/data_batch_*.bin" "$CIFAR/test_batch.bin" \
         --epochs "$CIFAR_EPOCHS" --batch 512 --layers 8 --heads 4 --channels 256 --patch 4 --jitter 0.2 --mixup 0.2 --ema 0.999 \
-        --warmup 500 --val-every 500 --log-every 100 --period 1500 --window 300 --aux-balance 0.01
+        --warmup 500 --val-every 500 --log-every 100 --aux-balance 0.01 "$@"
 }
 part_cifar10_dense() { cifar dense; }
 part_cifar10_top_1() { cifar top-1; }
 part_cifar10_top_2() { cifar top-2; }
-part_cifar10_top_any() { cifar top-any; }
+part_cifar10_top_any() { cifar top-any --period 1500 --window 300; }
 
 part_pacs() { # each domain held out once: trained on the other three, from scratch
     if [ ! -f "${PACS}_val.bin" ]; then echo "NOT RUN: no ${PACS}_val.bin (dev/images.py FOLDER $PACS)"; return; fi
     [ -x train_vit_dynmoe ] || shortly build train_vit_dynmoe
     for domain in 0 1 2 3; do
         echo "without domain $domain:"
-        LINES_KEPT=6 shortly dev/vit_compare.sh "$OUT/pacs-$domain" "${PACS}_train.bin" "${PACS}_val.bin" --hold-out "$domain" \
+        LINES_KEPT=6 shortly env COMMIT="$commit" dev/vit_compare.sh "$OUT/pacs-$domain-$commit" "${PACS}_train.bin" \
+            "${PACS}_val.bin" --layout cifar100 --hold-out "$domain" \
             --epochs 60 --batch 256 --layers 6 --heads 4 --channels 256 --patch 4 --jitter 0.2 --mixup 0.2 --warmup 100 \
             --val-every 200 --log-every 50
     done

@@ -12,6 +12,7 @@ if [ $# -lt 3 ]; then sed -n '2,6s/^# *//p' "$0" >&2; exit 2; fi
 out=$1 data=$2 val=$3
 shift 3
 mkdir -p "$out"
+commit=${COMMIT:-$(git describe --always --dirty --exclude='*' 2> /dev/null || echo unknown)}
 for seed in ${SEEDS:-1}; do
     for run in ${RUNS:-dense top-1 top-2 top-any}; do
         case $run in
@@ -22,8 +23,15 @@ for seed in ${SEEDS:-1}; do
             *) echo "error: no run called $run" >&2; echo "---> HINT: dense, top-1, top-2, top-any" >&2; exit 2 ;;
         esac
         here=$out/$run-$seed
-        if [ -f "$here/done" ]; then continue; fi
         mkdir -p "$here"
+        echo "$commit $data $val $how $*" > "$here/now.tmp"
+        if [ -f "$here/flags" ] && ! cmp -s "$here/now.tmp" "$here/flags"; then
+            echo "error: $here holds a run of another commit, other pictures or flags" >&2
+            echo "---> HINT: choose another OUT" >&2
+            exit 1
+        fi
+        mv "$here/now.tmp" "$here/flags"
+        if [ -f "$here/done" ]; then continue; fi
         resume=
         if [ -f "$here/model.safetensors" ]; then resume="--resume $here/model.safetensors"; fi
         echo "== $here"

@@ -51,10 +51,12 @@ def main():
                 logs[name] = log
     if not logs:
         fail("%s: no runs" % out, "dev/vit_compare.sh makes them")
-    short = min(log["seconds"] for log in logs.values())
-    flags = next(iter(logs.values()))["run"] or {}
-    print("%s, commit %s, %s; %s" % (flags.get("machine", "?"), flags.get("commit", "?"), flags.get("dtype", "?"),
-                                     flags.get("flags", {}).get("data", "?")))
+    ended = [log for log in logs.values() if log["end"]] or list(logs.values())
+    short = min(log["seconds"] for log in ended)
+    for made_by in sorted({"%s, commit %s, %s; %s" % (r.get("machine", "?"), r.get("commit", "?"), r.get("dtype", "?"),
+                                                      r.get("flags", {}).get("data", "?"))
+                           for r in (log["run"] or {} for log in logs.values())}):
+        print(made_by)
     print("run        | runs  steps | top-1 at the end         | top-1 after %6.0f s      | seconds  pictures/s | mean k | experts"
           % short)
     order = ["dense", "top-1", "top-2", "top-any"]

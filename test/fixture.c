@@ -49,7 +49,7 @@ static double model_forward(int t, int training, int keep_logits) {
     return batch_forward(t, training);
 }
 static const float* padded_logits(size_t n) { return fetch(DEVICE->logits, n); }
-static const float* model_grads(void) { return fetch(DEVICE->grads, model.n_params); }
+static const float* model_grads(void) { return fetch(DEVICE->grads, model.n_memory); }
 static int model_rows(int l, int e) { return model.layer[l].count[e]; }
 static const float* model_moe_out(int l) {
     DeviceLayer<float>* a = &KEPT(l);

@@ -54,7 +54,8 @@ static const float* model_moe_out(int l) {
     if (model.config.S > 0) { residual_forward(DEVICE->half, DEVICE->half, a->sout, (size_t)N * C); }
     return fetch(DEVICE->half, (size_t)N * C);
 }
-static const float* model_grads(void) { return fetch(DEVICE->grads, model.n_params); }
+#define GRADS model.n_memory        // numbers in the memory of gradients
+static const float* model_grads(void) { return fetch(DEVICE->grads, GRADS); }
 static void model_zero_grad(void) { vit_zero_grad(&model); }
 static void model_backward(void) { vit_backward(&model, 1.0f); }
 static void model_head_backward(void) { head_backward(&model, DEVICE, 1.0f); }
@@ -97,6 +98,7 @@ static const float* model_moe_out(int l) {
     if (model.config.S > 0) { residual_forward(out, out, a->sout, NC); }
     return out;
 }
+#define GRADS model.n_params
 static const float* model_grads(void) { return model.grads_memory; }
 static void model_zero_grad(void) { gpt2_zero_grad(&model); }
 static void model_backward(void) { vit_reference_backward(&vit, 1.0f); }
@@ -171,14 +173,14 @@ static double plain_or_mixed_step(double* grads, double weight) { // adds weight
     model_zero_grad();
     model_backward();
     const float* g = model_grads();
-    for (size_t j = 0; j < model.n_params; j++) { grads[j] += weight * (double)g[j]; }
+    for (size_t j = 0; j < GRADS; j++) { grads[j] += weight * (double)g[j]; }
     return weight * loss;
 }
 
 // Mixup and label smoothing are linear in the targets: with lam = m/4 and smoothing s, loss and gradients are (1 - s) times the
 // mean of four steps with plain classes, m of them the first class and 4 - m the second, plus s times the mean over all classes.
 static void run_mixed(const int* y, int classes) {
-    double *want = (double*)alloc_zeroed(2 * model.n_params, sizeof(double), "gradients"), *got = want + model.n_params;
+    double *want = (double*)alloc_zeroed(2 * GRADS, sizeof(double), "gradients"), *got = want + GRADS;
     double loss = 0.0, s = 0.125, largest = 0.0, worst = 0.0;
     for (int step = 0; step < 4 + classes; step++) {
         for (int b = 0; b < B; b++) {
@@ -190,8 +192,8 @@ static void run_mixed(const int* y, int classes) {
     for (int b = 0; b < B; b++) { model_target(b, y[b], (y[b] + 1 + b) % classes, (float)(b % 5) / 4.0f); }
     smoothing = (float)s;
     double error = fabs(plain_or_mixed_step(got, 1.0) - loss) / (2e-6 * fmax(loss, 1.0));
-    for (size_t j = 0; j < model.n_params; j++) { largest = fmax(largest, fabs(want[j])); }
-    for (size_t j = 0; j < model.n_params; j++) {
+    for (size_t j = 0; j < GRADS; j++) { largest = fmax(largest, fabs(want[j])); }
+    for (size_t j = 0; j < GRADS; j++) {
         double ratio = fabs(got[j] - want[j]) / (1e-5 * largest);
         if (!(ratio <= worst)) { worst = isnan(ratio) ? INFINITY : ratio; }
     }

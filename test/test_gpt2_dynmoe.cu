@@ -506,9 +506,7 @@ static void start_both(const char* line, int is_bf16) { // the same flags, the s
     memset(&model, 0, sizeof model);
     model.bf16 = is_bf16;
     gpt2_build(&model, config_make(&settings_cu, 20, NULL), settings_cu.batch, settings_cu.context, 1);
-    ck_assert(model.n_params == twin.n_params && model.n_tensors == twin.n_tensors);
-    memcpy(model.params_memory, twin.params_memory, model.n_params * sizeof(float));
-    for (int l = 0; l < model.config.L; l++) { memcpy(model.layer[l].mask, twin.layer[l].mask, sizeof twin.layer[l].mask); }
+    copy_parameters(&twin);
     gpt2_to_device(&model);
 }
 
@@ -608,7 +606,7 @@ START_TEST(ten_steps_with_adds_and_removes) {
         twin.params.h[1].gateG[e] = e == 2 ? 2.0f : -1.0f;
         twin.params.h[2].gateG[e] = 0.1f;
     }
-    memcpy(model.params_memory, twin.params_memory, model.n_params * sizeof(float));
+    copy_parameters(&twin);
     gpt2_to_device(&model);
     Shard shard = {bytes, 3000, 0, NULL};
     ref::Shard ref_shard = {bytes, 3000, 0, NULL};
@@ -683,8 +681,8 @@ START_TEST(checkpoints_are_exchanged_both_ways) {
     safetensors_close(&f);
     ck_assert(p.step == 7 && p.rng_data == 123 && p.rng_sample == 456 && p.best_val == 2.5f && model.recording == 1);
     gpt2_to_device(&model);
-    memset(model.params_memory, 0, model.n_params * sizeof(float)); // what is saved now comes from the device
-    memset(model.m_memory, 0, model.n_params * sizeof(float));
+    memset(model.params_memory, 0, model.n_memory * sizeof(float)); // what is saved now comes from the device
+    memset(model.m_memory, 0, model.n_memory * sizeof(float));
     memset(model.layer[1].record_sum, 0, 16 * sizeof(double));
     checkpoint_save(&model, &p, again);
     ref::SafeFile a = ref::safetensors_open(path), b = ref::safetensors_open(again);

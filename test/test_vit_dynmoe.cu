@@ -1,7 +1,8 @@
 /*
 The vision program against its C reference (test/vit_reference.h), in one process: every kernel that train_gpt2_dynmoe.cu does not
-have beside its C twin, in fp32 and in bf16, then whole training steps, the adaptive process, checkpoints, batches. The kernels
-that both programs have are the same text (dev/twins.txt) and are compared in test_gpt2_dynmoe.cu.
+have beside its C twin, in fp32 and in bf16 (those of --ema: in fp32, by hand), then whole training steps, the adaptive process,
+checkpoints, batches. The kernels that both programs have are the same text (dev/twins.txt) and are compared in
+test_gpt2_dynmoe.cu.
 
     make test-cuda                    on a GPU
     make test-cuda CUDA_ON_CPU=1      the same source without one (docs/cuda_on_cpu.md)
@@ -35,7 +36,7 @@ static float plain_pixel(const unsigned char* picture, const View* v, int plane,
 template <typename floatX> static void patches(const char* dtype) {
     static const int shapes[][4] = {{3, 8, 3, 4}, {2, 9, 1, 3}, {1, 12, 2, 12}, {5, 6, 3, 2}}; // B, size, planes, patch
     for (int s = 0; s < 4; s++) {
-        int B = shapes[s][0], size = shapes[s][1], planes = shapes[s][2], patch = shapes[s][3], P = size / patch * (size / patch);
+        int B = shapes[s][0], size = shapes[s][1], planes = shapes[s][2], patch = shapes[s][3];
         size_t area = (size_t)planes * size * size, n = (size_t)B * area;
         unsigned char* bytes = (unsigned char*)alloc_zeroed(7 * area, 1, "a test");
         float *images = randoms(n, 1), *want = randoms(n, 1);
@@ -68,7 +69,6 @@ template <typename floatX> static void patches(const char* dtype) {
         floatX* got = room<floatX>(n);
         patches_forward(got, up(bytes, 7 * area), up(items, (size_t)B), norm, B, size, planes, patch);
         near("patches", got, want, n, 4);
-        ck_assert_int_eq(P * planes * patch * patch, (int)area);
         free(bytes); free(images); free(want);
     }
 }
@@ -216,16 +216,7 @@ static void first_values(int is_bf16) { // of the twin, like those of a trained 
     }
 }
 
-static void copy_to_model(void) { // parameters and masks of the twin
-    for (int i = 0; i < model.n_tensors; i++) {
-        const Tensor* t = &model.table[i];
-        const ref::Tensor* a = tensor_of(&twin.trunk, t->name);
-        ck_assert_msg(a->size == t->size && a->slots == t->slots && a->decay == t->decay, "%s: another shape, or decay", t->name);
-        memcpy(model.params_memory + t->offset, twin.trunk.params_memory + a->offset, t->size * sizeof(float));
-    }
-    for (int l = 0; l < model.config.L; l++) { memcpy(model.layer[l].mask, twin.trunk.layer[l].mask, sizeof model.layer[l].mask); }
-    vit_to_device(&model);
-}
+static void copy_to_model(void) { copy_parameters(&twin.trunk); vit_to_device(&model); }
 
 static float twin_forward(int training) {
     return ref::vit_reference_forward(&twin, images, target, training ? settings.smoothing : 0.0f, settings.batch, training);
@@ -253,7 +244,6 @@ static void start_both(const char* line, int size, int planes, int is_bf16) { //
     memcpy(v.c.moe, c->moe, sizeof c->moe);
     memcpy(v.c.aux_weight, c->aux_weight, sizeof c->aux_weight);
     ref::vit_reference_build(&twin, v, settings.batch, 1);
-    ck_assert(model.n_params == twin.trunk.n_params && model.n_tensors == twin.trunk.n_tensors);
     uint64_t state = 3;
     training_batch(items, &set, &settings, 0, &state);
     batch_for_both(is_bf16);
@@ -386,8 +376,9 @@ START_TEST(ten_steps_on_the_residual_stream) {
 START_TEST(batches_do_not_depend_on_the_past) { // what a resumed run draws; and every picture comes once in an epoch
     int seen[23] = {0}, kept[100][2], shifts[9] = {0}, flips = 0, plain = 0;
     double sum = 0.0;
-    const char* argv[] = {"test", "--batch", "4", "--crop", "4", "--mixup", "0.5"};
-    settings = flags_read(7, argv);
+    const char* argv[] = {"test", "--batch", "4", "--crop", "4", "--mixup", "0.5", "--jitter", "0.4"};
+    float low[3] = {9, 9, 9}, high[3] = {0};
+    settings = flags_read(9, argv);
     set_make(23, 4, 1, 5);
     uint64_t a = 9, b = 9;
     for (int step = 0; step < 23; step++) { // 92 pictures: four epochs
@@ -403,6 +394,8 @@ START_TEST(batches_do_not_depend_on_the_past) { // what a resumed run draws; and
             ck_assert(memcmp(&items[i].view[1], &items[3 - i].view[0], sizeof(View)) == 0);
             shifts[v->dx + 4]++;
             flips += v->flip;
+            const float factors[3] = {v->brightness, v->contrast, v->saturation};
+            for (int f = 0; f < 3; f++) { low[f] = fminf(low[f], factors[f]); high[f] = fmaxf(high[f], factors[f]); }
             plain += items[i].lam > 0.2f && items[i].lam < 0.8f;
             sum += (double)items[i].lam;
         }
@@ -412,6 +405,7 @@ START_TEST(batches_do_not_depend_on_the_past) { // what a resumed run draws; and
     // of 92: half are mirrored, and of Beta(0.5, 0.5) 41 percent are in the middle (of a uniform lam 60: 55); 2 deviations are 10
     ck_assert_msg(flips > 36 && flips < 56 && plain > 28 && plain < 48, "%d mirrored, %d in the middle", flips, plain);
     ck_assert_msg(fabs(sum / 92.0 - 0.5) < 0.08, "mean of lam %.3f", sum / 92.0); // 2 deviations are 0.07
+    for (int f = 0; f < 3; f++) { ck_assert(low[f] >= 0.6f && low[f] < 0.67f && high[f] <= 1.4f && high[f] > 1.33f); }
     int same_order = 1;
     for (int i = 0; i < 23; i++) { same_order &= kept[i][0] == kept[23 + i][0]; }
     ck_assert(!same_order);
@@ -447,7 +441,7 @@ START_TEST(sets_of_pictures) { // mean and deviation of each plane; every tenth 
     ck_assert(fabs((double)norm.mean[1] - 0.5) < 1e-6 && fabs((double)norm.std[1] - 0.5) < 1e-6);
     ck_assert(fabs((double)norm.mean[2] - 7.0 / 255.0) < 1e-6 && fabs((double)norm.std[2] - 1.0 / 255.0) < 1e-8); // one colour
     pictures_take(&p, &out, 1, 0, 0);
-    ck_assert(p.n == 18 && out.n == 2 && out.bytes[0] == 90 && out.bytes[12] == 190 && out.label[1] == 3 && out.domain[1] == 1);
+    ck_assert(p.n == 18 && out.n == 2 && out.bytes[0] == 90 && out.bytes[12] == 120 && out.label[0] == 1 && out.domain[1] == 0);
     ck_assert(p.bytes[9 * 12] == 100 && p.label[9] == 2 && p.domain[9] == 1); // the tenth left, the eleventh took its place
     pictures_take(&p, &out, 0, 2, 0);
     ck_assert(p.n == 12 && out.n == 8 && out.domains == 3);
@@ -468,19 +462,19 @@ START_TEST(averages) { // after three steps, by hand; a swap is undone by the ne
     vit_build(&model, config_make(&settings, &set, NULL), 2, 1);
     Device<float>* d = (Device<float>*)model.device;
     double want = 2.0;
-    for (size_t i = 0; i < model.n_params; i++) { model.params_memory[i] = model.ema_memory[i] = 2.0f; }
+    for (size_t i = 0; i < model.n_memory; i++) { model.params_memory[i] = model.ema_memory[i] = 2.0f; }
     vit_to_device(&model);
     for (int step = 0; step < 3; step++) {
         float p = (float)step;
-        for (size_t i = 0; i < model.n_params; i++) { model.params_memory[i] = p; }
-        to_device(d->master, model.params_memory, model.n_params * sizeof(float));
+        for (size_t i = 0; i < model.n_memory; i++) { model.params_memory[i] = p; }
+        to_device(d->master, model.params_memory, model.n_memory * sizeof(float));
         vit_ema_update(&model, 0.25f, step);
         double decay = fmin(0.25, (1.0 + step) / (10.0 + step)); // 0.1, 0.1818, 0.25
         want = decay * want + (1.0 - decay) * step;
     }
     vit_ema_swap(&model);
     vit_to_host(&model);
-    for (size_t i = 0; i < model.n_params; i++) {
+    for (size_t i = 0; i < model.n_memory; i++) {
         ck_assert(fabs((double)model.params_memory[i] - want) < 1e-6 && model.ema_memory[i] == 2.0f);
     }
     vit_ema_swap(&model);
@@ -508,7 +502,7 @@ START_TEST(checkpoints) { // what is saved comes from the device, and comes back
     memset(&model, 0, sizeof model);
     model.with_ema = 1;
     vit_build(&model, config, 3, 1);
-    size_t n = model.n_params;
+    size_t n = model.n_memory, last = model.table[model.n_tensors - 1].offset; // of the last tensor
     for (size_t i = 0; i < n; i++) {
         model.params_memory[i] = 1.0f + (float)i; model.m_memory[i] = 2.0f + (float)i; model.v_memory[i] = 3.0f + (float)i;
         model.ema_memory[i] = 4.0f + (float)i;
@@ -536,13 +530,16 @@ START_TEST(checkpoints) { // what is saved comes from the device, and comes back
     ck_assert(q.step == 7 && q.rng_data == 123 && q.best_val == 2.5f && model.recording == 1);
     ck_assert(model.layer[1].record_count[2] == 77 && model.layer[1].record_sum[3] == 1.25 && model.layer[0].record_unrouted == 5 &&
               model.layer[0].mask[4] == 1);
-    for (size_t i = 0; i < n; i++) {
-        ck_assert(model.params_memory[i] == 1.0f + (float)i && model.m_memory[i] == 2.0f + (float)i &&
-                  model.v_memory[i] == 3.0f + (float)i && model.ema_memory[i] == 4.0f + (float)i);
+    for (int k = 0; k < model.n_tensors; k++) {
+        const Tensor* t = &model.table[k];
+        for (size_t i = t->offset; i < t->offset + t->size; i++) {
+            ck_assert(model.params_memory[i] == 1.0f + (float)i && model.m_memory[i] == 2.0f + (float)i &&
+                      model.v_memory[i] == 3.0f + (float)i && model.ema_memory[i] == 4.0f + (float)i);
+        }
     }
     uint64_t state = 1;
     weights_load(&model, &f, 3, 0.0f, 1, &state); // a model to look at: the averages
-    ck_assert(model.params_memory[0] == 4.0f && model.params_memory[n - 1] == 4.0f + (float)(n - 1));
+    ck_assert(model.params_memory[0] == 4.0f && model.params_memory[last] == 4.0f + (float)last);
     safetensors_close(&f);
     free_both();
     PASS();
@@ -574,6 +571,67 @@ START_TEST(upcycling) { // a dense model with experts instead: each starts as it
     PASS();
 } END_TEST
 
+START_TEST(train_steps) { // micro-batches add up, clipping shortens, rows of W go back to length 1, as train_step promises
+    static const char* const more[] = {"--moe-layers none --clip 0 --batch 8", "--moe-layers none --clip 0 --batch 2 --accum 4",
+                                       "--moe-layers none --clip 0.001 --batch 8", "--moe-layers all --experts 4 --batch 2"};
+    float norm[4], *first = NULL;
+    for (int f = 0; f < 4; f++) {
+        char line[300];
+        snprintf(line, sizeof line, "--layers 2 --heads 2 --channels 16 --patch 4 --crop 0 --flip 0 --warmup 0 --lr 0.1 %s",
+                 more[f]);
+        start_both(line, 12, 3, 0);
+        Routing r[2];
+        memset(r, 0, sizeof r);
+        Progress p = {0, 5, INFINITY};
+        double loss = train_step(&model, &settings, &set, &p, items, r, NULL, &norm[f]);
+        vit_to_host(&model);
+        size_t n = model.n_memory;
+        ck_assert(p.step == 1 && isfinite(loss));
+        if (f == 0) { first = (float*)alloc_zeroed(n, sizeof(float), "a test"); memcpy(first, model.m_memory, n * sizeof(float)); }
+        if (f == 1 || f == 2) { // m = (1 - beta1) * gradient
+            double off = distance(model.m_memory, first, n, f == 1 ? 1.0 : (double)norm[0] / 0.001);
+            ck_assert_msg(fabs((double)norm[f] / (double)norm[0] - 1.0) < 1e-4 && off < 1e-4, "%s: norm %g, %g; off by %g", more[f],
+                          (double)norm[f], (double)norm[0], off);
+        }
+        for (int i = 0; f == 3 && i < model.n_tensors; i++) {
+            const Tensor* t = &model.table[i];
+            for (int e = 0; t->first == ORTHOGONAL && e < 4; e++) {
+                ck_assert(fabs((double)norm_of(model.params_memory + t->offset + 16 * e, 16) - 1.0) < 1e-5);
+            }
+        }
+        free_both();
+    }
+    free(first);
+    PASS();
+} END_TEST
+
+START_TEST(scores) { // evaluate against logits by hand: loss without smoothing, top-1, top-5, domains; the last batch is not full
+    static Routing r[MAX_LAYERS];
+    double loss = 0.0, top1 = 0.0, top5 = 0.0, domain[2] = {0};
+    start_both("--layers 2 --heads 2 --channels 16 --patch 4 --batch 2 --moe-layers none --smoothing 0.5", 12, 3, 0);
+    for (size_t i = 0; i < set.n; i++) { set.domain[i] = i % 2; }
+    for (size_t i = 0; i < set.n; i++) {
+        Choice choice[6];
+        plain_batch(items, &set, i, 1);
+        vit_forward(&model, set.device, items, 0.0f, 1, 0);
+        choices_sort(choice, vit_logits(&model), 6);
+        for (int v = 0; v < 6; v++) {
+            if (choice[v].class_ != set.label[i]) { continue; }
+            loss -= log((double)choice[v].p);
+            top1 += v == 0;
+            top5 += v < 5;
+            domain[i % 2] += v == 0;
+        }
+    }
+    Score score = evaluate(&model, &set, 0, 2, r, "");
+    ck_assert(set.n == 23 && top1 > 0.0 && top5 < 23.0 && domain[0] != domain[1]); // else this test shows nothing
+    ck_assert_msg(fabs(score.loss - loss / 23.0) < 1e-5 * loss, "loss %g, want %g", score.loss, loss / 23.0);
+    ck_assert(fabs(score.top1 - top1 / 23.0) < 1e-9 && fabs(score.top5 - top5 / 23.0) < 1e-9);
+    ck_assert(score.domain_top1[0] == domain[0] && score.domain_top1[1] == domain[1] && score.domain_n[0] == 12.0);
+    free_both();
+    PASS();
+} END_TEST
+
 int main(void) {
     char name[300];
     int is_bf16;
@@ -593,5 +651,7 @@ int main(void) {
     TEST(averages)
     TEST(checkpoints)
     TEST(upcycling)
+    TEST(train_steps)
+    TEST(scores)
     return run_all(suite);
 }

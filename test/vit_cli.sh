@@ -203,7 +203,7 @@ head -c 9446402 /dev/zero > either.bin # 3073 * 3074
 refuses 1 "either.bin: its size fits both layouts of CIFAR" --data either.bin
 check "the hint names --layout" has '--layout cifar10 or cifar100' stderr
 succeeds "with --layout it is read" --data either.bin --layout cifar100 --dry-run --layers 1 --heads 1 --channels 8 --patch 16
-check "as 3073 pictures, a tenth of them for validation" has '2766 pictures of 3 x 32 x 32, 1 classes; validation: 307' stdout
+check "as 3073 pictures, a tenth of them for validation" has '2765 pictures of 3 x 32 x 32, 1 classes; validation: 308' stdout
 rm either.bin
 records 9 8 4 0 3 > nine.bin
 refuses 1 "nine.bin: none left to validate with" --data nine.bin $tiny
@@ -212,7 +212,7 @@ records 4 4 4 0 3 > four.bin
 head -c 7720 c10.bin > part_0.bin
 cp nine.bin part_1.bin
 succeeds "a pattern" --data 'part_*.bin' $tiny --dry-run
-check "it is 49 pictures" has 'part_*.bin: 45 pictures of 3 x 8 x 8, 4 classes; validation: 4' stdout
+check "it is 49 pictures" has 'part_*.bin: 44 pictures of 3 x 8 x 8, 4 classes; validation: 5' stdout
 
 records 4 28 4 0 4 > pixels
 idx 12 28 t
@@ -221,7 +221,7 @@ check "this test: 12 pictures of 28 x 28" test "$(wc -c < t-images-idx3-ubyte)" 
 refuses 1 "t-labels-idx1-ubyte: an IDX file of labels" --data t-labels-idx1-ubyte
 refuses 1 "c10.bin: not an IDX file of pictures" --data c10.bin --layout idx
 cp t-labels-idx1-ubyte x-labels-idx1-ubyte
-broken() { cat > x-images-idx3-ubyte; refuses 1 "$1" --data x-images-idx3-ubyte $tiny --layout idx; } # stdin: the pictures
+broken() { cat > x-images-idx3-ubyte; refuses 1 "$1" --data x-images-idx3-ubyte $tiny --image 0 --layout idx; } # stdin: the pictures
 body() { tail -c +17 t-images-idx3-ubyte; }
 { numbers 2052 12 28 28; body; } | broken "not an IDX file of pictures"
 printf '\0\0' | broken "not an IDX file of pictures"
@@ -257,7 +257,7 @@ refuses 1 "--val small-images-idx3-ubyte: pictures of 1 x 8 x 8, --data has 1 x 
 refuses 1 "--val c10.bin: pictures of 3 x 8 x 8, --data has 1 x 8 x 8" --data small-images-idx3-ubyte --val c10.bin --image 8
 mkdir -p images/idx3
 cp t-images-idx3-ubyte t-labels-idx1-ubyte images/idx3
-succeeds "folders called images and idx3" --data images/idx3/t-images-idx3-ubyte --dry-run $short --patch 7
+succeeds "folders called images and idx3" --data images/idx3/t-images-idx3-ubyte --dry-run $short --image 28 --patch 7
 
 refuses 2 "--hold-out 0: the pictures have 0 domains" --data c10.bin $tiny --hold-out 0
 refuses 2 "--hold-out 3: the pictures have 3 domains" --data c100.bin $tiny --hold-out 3
@@ -319,7 +319,8 @@ check "a third is held out" has 'c100.bin: 27 pictures of 3 x 8 x 8, 4 classes; 
 check "only its accuracy is printed" grep -qE '^step 2: validation top-1 [0-9.]+%, .* nats; domains 1: [0-9.]+%$' stdout
 succeeds "--hold-out and --val" --data c100.bin --val c100.bin $short --hold-out 2 --out held
 check "--val keeps only that domain" has 'c100.bin: 27 pictures of 3 x 8 x 8, 4 classes; validation: 13 of c100.bin' stdout
-succeeds "IDX" --data t-images-idx3-ubyte $short --patch 7 --out gray
+refuses 1 "t-images-idx3-ubyte: pictures of 28 x 28, not 8" --data t-images-idx3-ubyte $short --patch 7 --out gray
+succeeds "IDX" --data t-images-idx3-ubyte $short --image 0 --patch 7 --out gray
 check "28 x 28, gray" has '11 pictures of 1 x 28 x 28' stdout
 check "patches of 7: 17 tokens" has '17 tokens' stdout
 for flags in "--router top-any" "--router top-k --topk 2" "--router top-p" "--router dense" "--gate-input residual" \
@@ -349,10 +350,15 @@ cp stdout evaluated
 succeeds "--eval-only by twos" $init --eval-only --data c10.bin --image 8 --val c10.bin --batch 7 --dump-routing seven.safetensors
 check "the same by other batches" cmp evaluated stdout
 check "the same routing" sh -c 'tail -c 8000 all.safetensors > a; tail -c 8000 seven.safetensors | cmp a -'
-succeeds "the last validation of a run, again" --data c10.bin $short --steps 9 --ema 0.8 --out again
-sed -n 's/^step 9: validation //p' stdout > want
-"$program" --init again/model.safetensors --eval-only --data c10.bin --image 8 --dtype fp32 2>&1 | sed -n 's/^validation: //p' > got
-check "--eval-only takes the averages that were validated" cmp want got
+for dtype in fp32 bf16; do
+    succeeds "the last validation of a run, again" --data c10.bin $short --steps 9 --ema 0.8 --out again --dtype $dtype \
+        --dump-routing trained.safetensors
+    sed -n 's/^step 9: validation //p' stdout > want
+    "$program" --init again/model.safetensors --eval-only --data c10.bin --image 8 --dtype $dtype --dump-routing now.safetensors \
+        2>&1 | sed -n 's/^validation: //p' > got
+    check "--eval-only takes the averages that were validated" cmp want got
+    check "and so does the routing at the end of a run" cmp trained.safetensors now.safetensors
+done
 succeeds "upcycling" --data c10.bin $short --moe-layers none --out dense
 succeeds "upcycling" --init dense/model.safetensors --data c10.bin $short --out up
 check "a dense layer became experts" test "$(meta up/model.safetensors moe_layers)" = 0
@@ -597,7 +603,7 @@ resumes "no experts" "3" $base --moe-layers none
 resumes "one batch only" "3" $rich --overfit 1
 stop_at 2 at.safetensors $rich
 check "this test: step 2 records" test "$(meta at.safetensors recording)" = 1
-refuses 1 "no tensor ema/" --resume first.safetensors --steps 14 --ema 0.5
+refuses 1 "--ema: the run of first.safetensors kept no averages" --resume first.safetensors --steps 14 --ema 0.5
 
 # SIGTERM and SIGINT
 rm -rf run full

@@ -279,6 +279,10 @@ static void sum_over_k(void* bias, cudaDataType type, Matrix x, int count, int k
 static void epilogue(std::vector<float>& v, const cudacpu_matmul* d, int m, int n, cudaDataType type) {
     cudaDataType bias_type = type_or(d->bias_type, type), aux_type = type_or(d->aux_type, type);
     bool derivative = (d->epilogue & DO_DGELU) != 0, keep = (d->epilogue & WITH_AUX) != 0 && !derivative;
+    // no preference tells cublasLt how a bias is aligned, and its kernels may read 16 bytes at a time
+    if ((d->epilogue & DO_BIAS) && (uintptr_t)d->bias % 16 != 0) {
+        failure("cublasLt: the bias at %p is not aligned to 16 bytes", d->bias);
+    }
     if (d->epilogue & DO_BIAS) { touch_range(d->bias, (size_t)m * size_of(bias_type), false, "cublasLt, bias"); }
     if (d->epilogue & WITH_AUX) { touch(d->aux, aux_type, m, n, d->aux_ld, keep, "cublasLt, aux"); }
     for (int j = 0; j < n; j++) {
