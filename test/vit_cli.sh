@@ -221,7 +221,10 @@ check "this test: 12 pictures of 28 x 28" test "$(wc -c < t-images-idx3-ubyte)" 
 refuses 1 "t-labels-idx1-ubyte: an IDX file of labels" --data t-labels-idx1-ubyte
 refuses 1 "c10.bin: not an IDX file of pictures" --data c10.bin --layout idx
 cp t-labels-idx1-ubyte x-labels-idx1-ubyte
-broken() { cat > x-images-idx3-ubyte; refuses 1 "$1" --data x-images-idx3-ubyte $tiny --image 0 --layout idx; } # stdin: the pictures
+broken() { # stdin: the pictures
+    cat > x-images-idx3-ubyte
+    refuses 1 "$1" --data x-images-idx3-ubyte $tiny --image 0 --layout idx
+}
 body() { tail -c +17 t-images-idx3-ubyte; }
 { numbers 2052 12 28 28; body; } | broken "not an IDX file of pictures"
 printf '\0\0' | broken "not an IDX file of pictures"
