@@ -2,6 +2,7 @@
 Planted bugs, one for each number: ./bugs N. run.sh says which mode must find it, and with which words.
 Exit codes: 3 a CUDA call returned an error; 4 NaN in the output; 0 nothing noticed by the program itself.
 */
+#include <cublasLt.h>
 #include <cuda_runtime.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,6 +114,22 @@ __global__ void reuse_without_barrier(float* o) { // the barrier at the end of t
     o[threadIdx.x] = sum;
 }
 
+static void bias_not_aligned(float* o, const float* x) { // 8 x 1 = (8 x 8) (8 x 1), a bias that begins at 4 bytes
+    float one = 1.0f, zero = 0.0f;
+    const float* bias = x + 1;
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t op;
+    cublasLtMatrixLayout_t square, column;
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescCreate(&op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+    cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    cublasLtMatrixLayoutCreate(&square, CUDA_R_32F, 8, 8, 8);
+    cublasLtMatrixLayoutCreate(&column, CUDA_R_32F, 8, 1, 8);
+    cublasLtMatmul(handle, op, &one, x, square, x, column, &zero, o, column, o, column, NULL, NULL, 0, 0);
+}
+
 static void run(int bug, float* o, float* x, float* host) {
     float* leak;
     switch (bug) {
@@ -143,6 +160,7 @@ static void run(int bug, float* o, float* x, float* host) {
         case 25: reuse_without_barrier<<<1, N>>>(o); break;
         case 26: cudaMemcpy(host, o, N * sizeof(float), cudaMemcpyHostToDevice); break; // the wrong direction
         case 27: copy<<<1, N, 100 << 10>>>(o, x); break; // more shared memory than cudaFuncSetAttribute has allowed
+        case 28: bias_not_aligned(o, x); break;
     }
 }
 

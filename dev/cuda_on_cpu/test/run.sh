@@ -152,6 +152,7 @@ done << 'END'
 25|-|-|race: thread 31 reads|shared memory used again too early
 26|kind of copy says host to device|kind of copy says|kind of copy says|cudaMemcpy in the wrong direction
 27|invalid argument|invalid argument|invalid argument|too much shared memory
+28|bias at .* is not aligned|bias at .* is not aligned|bias at .* is not aligned|a bias that cublasLt may not read
 END
 
 # ---- the rest ---------------------------------------------------------------------------------------------------------
