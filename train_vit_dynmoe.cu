@@ -3103,7 +3103,7 @@ Config config_make(const Settings* s, const Pictures* set, const SafeFile* f) {
     require_usage(m || moe == 0 || c.router != TOP_ANY || (s->start_experts <= c.E && s->min_experts <= c.E), NULL,
                   "--start-experts or --min-experts is above --experts %d", c.E);
     require_usage(c.router != TOP_K || c.topk <= c.E, NULL, "--topk %d: there are %d experts", c.topk, c.E);
-    require_usage(f != NULL || s->crop < c.image, "give the pixels by which a picture may move",
+    require_usage(f != NULL || s->crop <= c.image, "give the pixels by which a picture may move",
                   "--crop %d: pictures have %d pixels a side", s->crop, c.image);
     require_usage(!c.residual || c.S == 0, "use --gate-input ln2", "--shared-experts: with --gate-input residual there is no "
                   "LayerNorm that they could read");

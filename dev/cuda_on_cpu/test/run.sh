@@ -129,7 +129,7 @@ done << 'END'
 2|past the end of __shared__ s|out of bounds|past the end of __shared__ s|out of bounds, shared
 3|no memory at|SEGV|past the end of __shared__ dynamic|out of bounds, dynamic shared
 4|NaN in the output|NaN in the output|race: thread|missing barrier
-5|divergent barrier: thread 0 waits at .*bugs.cu:34 .*bugs.cu:38|divergent barrier|divergent barrier|divergent barrier
+5|divergent barrier: thread 0 waits at .*bugs.cu:35 .*bugs.cu:39|divergent barrier|divergent barrier|divergent barrier
 6|deadlock|deadlock|deadlock|deadlock
 7|NaN in the output|NaN in the output|uninitialised: .*__shared__ s|uninitialised, shared
 8|NaN in the output|NaN in the output|uninitialised: 4-byte read of byte 0|uninitialised, global
