@@ -358,7 +358,7 @@ ptxas: ## registers and spills of every kernel for sm_80 and sm_90: no spill, no
 valgrind: ## short runs under valgrind, if it is installed (a minute)
 	sh test/valgrind.sh
 
-mutants: ## one-line bugs, test/wrong/*.sed and of test/wrong_cuda/*.sed a sample: each must make a test or a fixture fail (minutes)
+mutants: ## one-line bugs in all three programs: each must make a test or a fixture fail (half an hour)
 	dev/mutants.sh
 	dev/mutants.sh --cuda-sample
 	dev/mutants.sh --vit

@@ -64,7 +64,8 @@ def parse(line):
     r = json.loads(line)
     if r["type"] == "run":
         return "run", 0, {"parameters": format(int(r["parameters"]), ","), "commit": r["commit"], "machine": r["machine"],
-                          "unit": "token" if str(r["flags"]["data"]).endswith(".bin") else "byte"}
+                          "unit": "picture" if str(r.get("program")).startswith("train_vit") else
+                                  "token" if str(r["flags"]["data"]).endswith(".bin") else "byte"}
     if r["type"] not in ("step", "val", "event"):
         return "other", 0, None
     if not 0 <= int(r["step"]) < 2 ** 31:
@@ -421,6 +422,8 @@ def overview_picture(run, names):
     rows, columns = (2 + len(layers), 3) if layers else (1, 2)
     fig, axes = page(rows, columns, 5.4 * columns, 0.6 + 3.4 * min(rows, 2) + 2.5 * len(layers))
     best = "best validation %.4f bits per %s" % (run.val_loss.min(), run.about["unit"]) if len(run.val_loss) else "not validated"
+    top1 = [x[0]["top1"] for x in run.val.values() if "top1" in x[0]]
+    best += ", top-1 %.1f%%" % (100 * max(top1)) if top1 else ""
     fig.suptitle("%s: %d steps, %s, %s parameters, commit %s, %s" % (run.name, run.last, best, *map(plain, (
         run.about["parameters"], run.about["commit"], run.about["machine"]))))
     draw_loss(axes[0, 0], [run], False)
