@@ -3027,10 +3027,6 @@ int meta_int(const SafeFile* f, const char* key, int low, int high) {
     return (int)x;
 }
 
-int meta_int_or(const SafeFile* f, const char* key, int low, int high, int absent) {
-    return safetensors_meta(f, key) != NULL ? meta_int(f, key, low, high) : absent;
-}
-
 float meta_float(const SafeFile* f, const char* key, double low, double high) {
     char* end;
     const char* value = meta_text(f, key);

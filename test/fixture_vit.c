@@ -70,6 +70,9 @@ static void model_target(int b, int y, int y2, float lam) { // of image b in bat
 }
 static void model_adapt(int l) { int removed[MAX_EXPERTS]; vit_adapt(&model, l, removed, 0); }
 static void model_clear_records(void) { vit_clear_records(&model); }
+static int meta_int_or(const SafeFile* f, const char* key, int low, int high, int absent) {
+    return safetensors_meta(f, key) != NULL ? meta_int(f, key, low, high) : absent;
+}
 #else
 static VitReference vit;
 static Target* data_targets;        // (n_steps, B)

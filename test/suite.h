@@ -25,3 +25,24 @@ static int suite_end(int failed, int run) { // last thing in main: what it retur
     printf("%d passed, %d failed\n", run - failed, failed);
     return failed == 0 ? 0 : 1;
 }
+
+static int exit_status(char* said, size_t room, void (*f)(void)) {
+    // runs f in a child; out: its exit status and what it said on both streams
+    FILE* out = tmpfile();
+    ck_assert_ptr_nonnull(out);
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(fileno(out), 1);
+        dup2(fileno(out), 2);
+        f();
+        fflush(stdout);
+        _exit(99); // came back
+    }
+    int status = 0;
+    waitpid(pid, &status, 0);
+    rewind(out);
+    said[fread(said, 1, room - 1, out)] = '\0';
+    fclose(out);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+}

@@ -7,6 +7,7 @@
 # shellcheck disable=SC2086,SC2046,SC2048,SC2016,SC2059,SC3045 # flags are split on purpose; awk; printf of bytes; ulimit -v
 set -u
 cd "$(dirname "$0")/.." || exit 1
+. test/stop_at.sh
 repo=$PWD
 program=${BINARY:-$repo/train_gpt2_dynmoe}
 dir=$(mktemp -d)
@@ -112,20 +113,6 @@ mv run/model.safetensors trained.safetensors
 
 # ---- a run that stops and goes on equals one that never stopped, bit for bit --------------------------------------------
 
-# Equal settings: --steps decides the learning rate, so the run that stops has the same --steps 100. It is stopped at exactly
-# the wanted step by a pipe in the place of model.safetensors.tmp: the first checkpoint goes into it, then fsync fails.
-stop_at() { # step, file for its checkpoint, flags
-    rm -rf run
-    mkdir run
-    mkfifo run/model.safetensors.tmp
-    cat run/model.safetensors.tmp > "$2" &
-    reader=$! step=$1
-    shift 2
-    "$program" "$@" --save-every $step > stop.out 2>&1
-    if [ -p run/model.safetensors.tmp ]; then : <> run/model.safetensors.tmp; fi # nobody wrote: let the reader go
-    wait $reader
-    rm -rf run
-}
 resumes() { # what, steps to stop at, flags
     kind=$1 steps=$2
     shift 2

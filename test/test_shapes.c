@@ -425,27 +425,6 @@ static const char* in_folder(const char* name) {
     return path;
 }
 
-static int status_of(char* said, size_t room, void (*f)(void)) {
-    // runs f in a child; out: its exit status and what it said on both streams
-    FILE* out = tmpfile();
-    ck_assert_ptr_nonnull(out);
-    fflush(stdout);
-    pid_t pid = fork();
-    if (pid == 0) {
-        dup2(fileno(out), 1);
-        dup2(fileno(out), 2);
-        f();
-        fflush(stdout);
-        _exit(99); // came back
-    }
-    int status = 0;
-    waitpid(pid, &status, 0);
-    rewind(out);
-    said[fread(said, 1, room - 1, out)] = '\0';
-    fclose(out);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-}
-
 static const char* command; // words with blanks between them
 static Config parsed;
 static void parse_command(void) {
@@ -478,7 +457,7 @@ START_TEST(options_are_read) {
 START_TEST(help_names_every_option) {
     char said[4096];
     command = "--help";
-    ck_assert_int_eq(status_of(said, sizeof(said), parse_command), 0);
+    ck_assert_int_eq(exit_status(said, sizeof(said), parse_command), 0);
     for (int o = 0; o < OPTIONS; o++) {
         ck_assert_ptr_nonnull(strstr(said, options[o].name));
         ck_assert_ptr_nonnull(strstr(said, options[o].help));
@@ -488,7 +467,7 @@ START_TEST(help_names_every_option) {
 
 static void expect_error(int status, void (*f)(void), const char* what) {
     char said[4096];
-    int got = status_of(said, sizeof(said), f), newlines = 0;
+    int got = exit_status(said, sizeof(said), f), newlines = 0;
     for (char* s = said; *s != '\0'; s++) { newlines += *s == '\n'; }
     ck_assert_msg(got == status, "%s: exit status %d, should be %d", what, got, status);
     ck_assert_msg(strncmp(said, "error: ", 7) == 0 && strstr(said, "\n---> HINT: ") != NULL && newlines == 2, "%s: %s", what, said);
@@ -519,7 +498,7 @@ START_TEST(summary_adds_up) {
     records[2 * RECORD] = CLOTH;
     memset(truth + PATCHES, EDGE, 2 * PATCHES);
     memset(truth + 2 * PATCHES, INSIDE, PATCHES / 2);
-    ck_assert_int_eq(status_of(said, sizeof(said), print_it), 99);
+    ck_assert_int_eq(exit_status(said, sizeof(said), print_it), 99);
     ck_assert_ptr_nonnull(strstr(said, "\nink           2        50.0%   50.0%    0.0%\n"));
     ck_assert_ptr_nonnull(strstr(said, "\ncloth         1         0.0%   50.0%   50.0%\n"));
     ck_assert_ptr_nonnull(strstr(said, "\nall           3        33.3%   50.0%   16.7%\n"));

@@ -8,6 +8,7 @@
 set -u
 export LC_ALL=C
 cd "$(dirname "$0")/.." || exit 1
+. test/stop_at.sh
 repo=$PWD
 program=${BINARY:-$repo/train_vit_dynmoe}
 dir=$(mktemp -d) || exit 1
@@ -562,20 +563,6 @@ succeeds "continues with the flags of the run" --resume first.safetensors --step
 check "it says where it is" grep -q '14/14' stdout
 check "it does not begin again" sh -c '! grep -q " 1/14" stdout'
 
-# Equal settings: --steps decides the learning rate, so the run that stops has the same --steps. It is stopped at exactly the
-# wanted step by a pipe in the place of model.safetensors.tmp: the first checkpoint goes into it, then fsync fails.
-stop_at() { # step, file for its checkpoint, flags
-    rm -rf run
-    mkdir run
-    mkfifo run/model.safetensors.tmp
-    cat run/model.safetensors.tmp > "$2" &
-    reader=$! step=$1
-    shift 2
-    "$program" "$@" --save-every $step > stop.out 2>&1
-    if [ -p run/model.safetensors.tmp ]; then : <> run/model.safetensors.tmp; fi # nobody wrote: let the reader go
-    wait $reader
-    rm -rf run
-}
 resumes() { # what, steps to stop at, flags
     kind=$1 at=$2
     shift 2
