@@ -163,44 +163,54 @@ void sgemm(float* out, int ldo, const float* a, int lda, int ta, const float* b,
 #endif
 }
 
-// out (M, N) = op(a) op(b) + beta * out on all cores: the larger side of out is cut into one slice per thread
-void matmul(float* out, const float* a, int ta, const float* b, int tb, int M, int N, int K, float beta) {
-    int lda = ta ? M : K, ldb = tb ? K : N, side = M >= N ? M : N;
-    int slices = (double)M * N * K < 30000.0 ? 1 : threads_count();
-    int width = (side / slices + 15) / 16 * 16; // whole vectors
-    if (slices == 1) { width = side; }
+// A product is cut into slices of its larger side, one for each thread. What a thread does is one function, so that several
+// products that do not need each other run in one parallel region: starting one costs as much as a small product.
+
+int slices_for(int M, int N, int K) { return (double)M * N * K < 30000.0 ? 1 : threads_count(); }
+
+int slice_begin(int s, int slices, int side) { // of slice s, in whole vectors; its end is where s + 1 begins
+    int width = (side / slices + 15) / 16 * 16;
+    return s == slices || s * width > side ? side : s * width;
+}
+
+// out (M, N) = op(a) op(b) + beta * out, or with bias (N) op(a) op(b) + bias: slice s of it, in one thread
+void matmul_slice(float* out, const float* a, int ta, const float* b, int tb, const float* bias, int M, int N, int K, float beta,
+                  int s, int slices) {
+    int rows = M >= N, lda = ta ? M : K, ldb = tb ? K : N;
+    int begin = slice_begin(s, slices, rows ? M : N), end = slice_begin(s + 1, slices, rows ? M : N);
+    int m0 = rows ? begin : 0, m = (rows ? end : M) - m0, n0 = rows ? 0 : begin, n = (rows ? N : end) - n0;
+    for (int i = m0; bias != NULL && i < m0 + m; i++) { memcpy(out + (size_t)i * N + n0, bias + n0, (size_t)n * sizeof(float)); }
+    sgemm(out + (size_t)m0 * N + n0, N, a + (ta ? (size_t)m0 : (size_t)m0 * K), lda, ta, b + (tb ? (size_t)n0 * K : (size_t)n0), ldb,
+          tb, m, n, K, 1.0f, bias != NULL ? 1.0f : beta);
+}
+
+void matmul(float* out, const float* a, int ta, const float* b, int tb, int M, int N, int K, float beta) { // on all cores
+    int slices = slices_for(M, N, K);
     #pragma omp parallel for schedule(static) if (slices > 1)
-    for (int s = 0; s < slices; s++) {
-        int begin = s * width < side ? s * width : side, end = s == slices - 1 || begin + width > side ? side : begin + width;
-        if (M >= N) {
-            sgemm(out + (size_t)begin * N, N, ta ? a + begin : a + (size_t)begin * K, lda, ta, b, ldb, tb, end - begin, N, K, 1.0f,
-                  beta);
-        } else {
-            sgemm(out + begin, N, a, lda, ta, tb ? b + (size_t)begin * K : b + begin, ldb, tb, M, end - begin, K, 1.0f, beta);
-        }
-    }
+    for (int s = 0; s < slices; s++) { matmul_slice(out, a, ta, b, tb, NULL, M, N, K, beta, s, slices); }
 }
 
 void matmul_forward(float* out, const float* inp, const float* weight, const float* bias, int N, int C, int OC) {
     // inp (N, C), weight (OC, C), bias (OC) or NULL -> out (N, OC) = inp weight^T + bias
-    if (bias != NULL) {
-        #pragma omp parallel for schedule(static)
-        for (int i = 0; i < N; i++) { memcpy(out + (size_t)i * OC, bias, (size_t)OC * sizeof(float)); }
-    }
-    matmul(out, inp, 0, weight, 1, N, OC, C, bias != NULL ? 1.0f : 0.0f);
+    int slices = slices_for(N, OC, C);
+    #pragma omp parallel for schedule(static) if (slices > 1)
+    for (int s = 0; s < slices; s++) { matmul_slice(out, inp, 0, weight, 1, bias, N, OC, C, 0.0f, s, slices); }
 }
 
 void matmul_backward(float* dinp, float* dweight, float* dbias, const float* dout, const float* inp, const float* weight,
                      int N, int C, int OC) {
     // forward: out = inp weight^T + bias
     // dout (N, OC) -> dinp (N, C) overwritten; dweight (OC, C), dbias (OC) or NULL added
-    matmul(dinp, dout, 0, weight, 0, N, C, OC, 0.0f);
-    matmul(dweight, dout, 1, inp, 0, OC, C, N, 1.0f);
-    if (dbias == NULL) { return; }
-    #pragma omp parallel for schedule(static)
-    for (int o0 = 0; o0 < OC; o0 += 64) { // a thread owns 64 columns and adds rows in order: same bits for any thread count
-        for (int i = 0; i < N; i++) {
-            for (int o = o0; o < OC && o < o0 + 64; o++) { dbias[o] += dout[(size_t)i * OC + o]; }
+    int slices = slices_for(N, C, OC);
+    #pragma omp parallel for schedule(static) if (slices > 1)
+    for (int s = 0; s < slices; s++) {
+        matmul_slice(dinp, dout, 0, weight, 0, NULL, N, C, OC, 0.0f, s, slices);
+        matmul_slice(dweight, dout, 1, inp, 0, NULL, OC, C, N, 1.0f, s, slices);
+        for (int o0 = 64 * s; dbias != NULL && o0 < OC; o0 += 64 * slices) {
+            int width = OC - o0 < 64 ? OC - o0 : 64; // rows are added in order: same bits for any number of threads
+            for (int i = 0; i < N; i++) {
+                for (int o = 0; o < width; o++) { dbias[o0 + o] += dout[(size_t)i * OC + o0 + o]; }
+            }
         }
     }
 }
@@ -269,29 +279,32 @@ void layernorm_backward_add(float* dinp, float* dweight, float* dbias, const flo
                             const float* rstd, const float* weight, int N, int C) {
     // forward: norm = (inp - mean) * rstd; out = norm * weight + bias
     // dout (N, C) -> added to dinp (N, C), which already holds the gradient of the residual path
-    #pragma omp parallel for schedule(static)
-    for (int i = 0; i < N; i++) {
-        const float* x = inp + (size_t)i * C;
-        const float* d = dout + (size_t)i * C;
-        float* dx = dinp + (size_t)i * C;
-        float a = 0.0f, b = 0.0f; // means of dnorm and of dnorm * norm: what the mean and the variance take away
-        #pragma omp simd reduction(+:a, b)
-        for (int c = 0; c < C; c++) {
-            float dnorm = d[c] * weight[c];
-            a += dnorm;
-            b += dnorm * (x[c] - mean[i]) * rstd[i];
-        }
-        a /= (float)C;
-        b /= (float)C;
-        for (int c = 0; c < C; c++) { dx[c] += (d[c] * weight[c] - a - (x[c] - mean[i]) * rstd[i] * b) * rstd[i]; }
-    }
-    #pragma omp parallel for schedule(static)
-    for (int c0 = 0; c0 < C; c0 += 64) {
+    #pragma omp parallel
+    {
+        #pragma omp for schedule(static) nowait
         for (int i = 0; i < N; i++) {
-            for (int c = c0; c < C && c < c0 + 64; c++) {
-                float d = dout[(size_t)i * C + c];
-                dweight[c] += d * (inp[(size_t)i * C + c] - mean[i]) * rstd[i];
-                dbias[c] += d;
+            const float* x = inp + (size_t)i * C;
+            const float* d = dout + (size_t)i * C;
+            float* dx = dinp + (size_t)i * C;
+            float a = 0.0f, b = 0.0f; // means of dnorm and of dnorm * norm: what the mean and the variance take away
+            #pragma omp simd reduction(+:a, b)
+            for (int c = 0; c < C; c++) {
+                float dnorm = d[c] * weight[c];
+                a += dnorm;
+                b += dnorm * (x[c] - mean[i]) * rstd[i];
+            }
+            a /= (float)C;
+            b /= (float)C;
+            for (int c = 0; c < C; c++) { dx[c] += (d[c] * weight[c] - a - (x[c] - mean[i]) * rstd[i] * b) * rstd[i]; }
+        }
+        #pragma omp for schedule(static)
+        for (int c0 = 0; c0 < C; c0 += 64) {
+            for (int i = 0; i < N; i++) {
+                for (int c = c0; c < C && c < c0 + 64; c++) {
+                    float d = dout[(size_t)i * C + c];
+                    dweight[c] += d * (inp[(size_t)i * C + c] - mean[i]) * rstd[i];
+                    dbias[c] += d;
+                }
             }
         }
     }
@@ -615,13 +628,30 @@ void gather_forward(float* xr, const float* x, const int* row_token, int R, int 
     for (int r = 0; r < R; r++) { memcpy(xr + (size_t)r * C, x + (size_t)row_token[r] * C, (size_t)C * sizeof(float)); }
 }
 
+int thread_each(const int* offset, int E) {
+    // Does a thread take whole experts, or do all threads share each one? Products of few rows are better not cut, and need not
+    // wait for each other. But an expert that has more than a thread's share of the rows would keep the others waiting.
+    int largest = 0;
+    for (int e = 0; e < E; e++) { largest = offset[e + 1] - offset[e] > largest ? offset[e + 1] - offset[e] : largest; }
+    return threads_count() > 1 && (double)largest * threads_count() <= offset[E]; // inside of a parallel region: 1 thread
+}
+
 void experts_forward(float* out, float* pre, float* act, const float* xr, const float* fcw, const float* fcb, const float* fcprojw,
                      const float* fcprojb, const int* offset, int E, int C, int H) {
     // out (R, C) = gelu(xr fcw_e^T + fcb_e) fcprojw_e^T + fcprojb_e on the rows of expert e: offset[e] .. offset[e + 1]
     // xr (R, C), fcw (E, H, C), fcb (E, H), fcprojw (E, C, H), fcprojb (E, C); pre, act (R, H) are kept for backward
     // A dense feed-forward layer is one expert with all N rows. An expert without rows costs nothing.
+    size_t HC = (size_t)H * C;
+    if (thread_each(offset, E)) {
+        #pragma omp parallel for schedule(dynamic)
+        for (int e = 0; e < E; e++) {
+            experts_forward(out, pre, act, xr, fcw + e * HC, fcb + (size_t)e * H, fcprojw + e * HC, fcprojb + (size_t)e * C, offset + e,
+                            1, C, H);
+        }
+        return;
+    }
     for (int e = 0; e < E; e++) {
-        size_t r = (size_t)offset[e], HC = (size_t)H * C;
+        size_t r = (size_t)offset[e];
         int n = offset[e + 1] - offset[e];
         if (n == 0) { continue; }
         matmul_forward(pre + r * H, xr + r * C, fcw + e * HC, fcb + (size_t)e * H, n, C, H);
@@ -635,8 +665,17 @@ void experts_backward(float* dxr, float* dpre, float* dfcw, float* dfcb, float* 
                       const int* offset, int E, int C, int H) {
     // forward: pre = xr fcw^T + fcb; act = gelu(pre); out = act fcprojw^T + fcprojb, expert by expert
     // dout (R, C) -> dxr (R, C), which may be dout; dpre (R, H) is scratch; weight gradients added
+    size_t HC = (size_t)H * C;
+    if (thread_each(offset, E)) {
+        #pragma omp parallel for schedule(dynamic)
+        for (int e = 0; e < E; e++) {
+            experts_backward(dxr, dpre, dfcw + e * HC, dfcb + (size_t)e * H, dfcprojw + e * HC, dfcprojb + (size_t)e * C, dout, xr, pre,
+                             act, fcw + e * HC, fcprojw + e * HC, offset + e, 1, C, H);
+        }
+        return;
+    }
     for (int e = 0; e < E; e++) {
-        size_t r = (size_t)offset[e], HC = (size_t)H * C;
+        size_t r = (size_t)offset[e];
         int n = offset[e + 1] - offset[e];
         if (n == 0) { continue; }
         matmul_backward(dpre + r * H, dfcprojw + e * HC, dfcprojb + (size_t)e * C, dout + r * C, act + r * H, fcprojw + e * HC, n,
@@ -1322,7 +1361,8 @@ void gpt2_stop_not_finite(GPT2* model) {
 void adamw(float* p, const float* g, float* m, float* v, size_t n, float lr, float beta1, float beta2, float eps, float decay,
            float correction1, float correction2, float scale) {
     // m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p -= lr (mhat / (sqrt(vhat) + eps) + decay p), g scaled first (clipping)
-    #pragma omp parallel for simd schedule(static)
+    // Inside a parallel region the threads share the loop, and none waits at its end.
+    #pragma omp for simd schedule(static) nowait
     for (size_t i = 0; i < n; i++) {
         float gi = scale * g[i];
         m[i] = beta1 * m[i] + (1.0f - beta1) * gi;
@@ -1335,6 +1375,7 @@ void gpt2_update(GPT2* model, int step, float lr, float beta1, float beta2, floa
     // one AdamW step of every parameter; step counts from 0. The slots of inactive experts are left alone, moments too;
     // an active expert without rows is stepped like the rest, with gradient 0.
     float correction1 = (float)(1.0 - pow(beta1, step + 1)), correction2 = (float)(1.0 - pow(beta2, step + 1));
+    #pragma omp parallel
     for (int i = 0; i < model->n_tensors; i++) {
         const Tensor* t = &model->table[i];
         size_t n = t->size / t->slots;

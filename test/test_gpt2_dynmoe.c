@@ -497,6 +497,51 @@ START_TEST(two_threads_agree_with_one) {
     PASS();
 } END_TEST
 
+START_TEST(an_expert_is_one_threads_or_shared) {
+    // rows by expert: equal, one of them empty, one with most. Alone in its thread an expert computes what it does in one thread,
+    // to the bit; cut into slices, almost.
+    enum { E = 5, C = 33, H = 70, R = 120 };
+    const int offsets[3][E + 1] = {{0, 24, 48, 72, 96, 120}, {0, 40, 40, 80, 119, 120}, {0, 100, 105, 110, 110, 120}};
+    const float *xr = randoms(R * C, 1.0f), *w = randoms(E * H * C, 0.2f), *b = randoms(E * H, 0.5f), *w2 = randoms(E * H * C, 0.2f),
+                *b2 = randoms(E * C, 0.5f), *dout = randoms(R * C, 1.0f);
+    float *r[2][8], *dpre = floats(R * H);
+    static const char* const names[8] = {"out", "pre", "act", "dxr", "dfcw", "dfcb", "dfcprojw", "dfcprojb"};
+    const size_t sizes[8] = {R * C, R * H, R * H, R * C, E * H * C, E * H, E * H * C, E * C};
+    for (int o = 0; o < 3; o++) {
+        for (int t = 0; t < 2; t++) {
+            for (int i = 0; i < 8; i++) { r[t][i] = floats(sizes[i]); }
+            threads_set(1 + t);
+            ck_assert_int_eq(thread_each(offsets[o], E), t == 1 && o < 2);
+            experts_forward(r[t][0], r[t][1], r[t][2], xr, w, b, w2, b2, offsets[o], E, C, H);
+            experts_backward(r[t][3], dpre, r[t][4], r[t][5], r[t][6], r[t][7], dout, xr, r[t][1], r[t][2], w, w2, offsets[o], E, C, H);
+        }
+        for (int i = 0; i < 8; i++) {
+            if (o < 2) { same_bits(names[i], r[1][i], r[0][i], sizes[i] * sizeof(float)); }
+            else { near(names[i], r[1][i], r[0][i], sizes[i], 1e-5); }
+        }
+    }
+    PASS();
+} END_TEST
+
+START_TEST(threads_share_the_update) { // each parameter is stepped once, by whichever thread
+    run_start(&a, "--layers 2 --heads 2 --channels 32 --context 8 --experts 4", 100);
+    roughen(&a.model, 0.1f);
+    run_gradient(&a);
+    size_t bytes = a.model.n_params * sizeof(float);
+    float* before = (float*)copy(a.model.params_memory, bytes);
+    gpt2_update(&a.model, 0, 0.01f, 0.9f, 0.99f, 1e-8f, 0.1f, 1.0f);
+    float *after = (float*)copy(a.model.params_memory, bytes), *m = (float*)copy(a.model.m_memory, bytes);
+    ck_assert(memcmp(before, after, bytes) != 0);
+    memcpy(a.model.params_memory, before, bytes);
+    memset(a.model.m_memory, 0, bytes);
+    memset(a.model.v_memory, 0, bytes);
+    threads_set(3);
+    gpt2_update(&a.model, 0, 0.01f, 0.9f, 0.99f, 1e-8f, 0.1f, 1.0f);
+    same_bits("parameters", a.model.params_memory, after, bytes);
+    same_bits("m", a.model.m_memory, m, bytes);
+    PASS();
+} END_TEST
+
 // ----------------------------------------------------------------------------------------------------------------------
 // The DynMoE layer
 
@@ -2886,6 +2931,8 @@ int main(void) {
     TEST(attention_gradients)
     TEST(attention_does_not_see_the_future)
     TEST(two_threads_agree_with_one)
+    TEST(an_expert_is_one_threads_or_shared)
+    TEST(threads_share_the_update)
     tc = group(suite, "dynmoe");
     TEST(gate_by_hand)
     TEST(gate_falls_back_to_the_nearest_active_expert)

@@ -1,2 +1,2 @@
 # the gradient of the bias stops at the first 64 columns
-/^void matmul_backward(/,/^}/ s~o < OC && o < o0 + 64~o < OC \&\& o < 64~
+/^void matmul_backward(/,/^}/ s~o0 < OC; o0~o0 < 64; o0~
