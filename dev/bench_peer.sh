@@ -79,8 +79,9 @@ fi
 [ -n "$peers" ] || fail 1 "no PyTorch to compare with" "dev/setup.sh --oracle or dev/setup.sh --peer"
 rows="$rows $peers"
 
-# The tuned environment: the OpenBLAS whose threads are OpenMP's, an allocator that keeps memory, threads that sleep soon.
-tuned="OMP_NUM_THREADS=$THREADS GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}"
+# The tuned environment: the OpenBLAS whose threads are OpenMP's, an allocator that keeps memory. PyTorch has many short parallel
+# regions: its threads must not sleep between them, so what our Makefile says of GOMP_SPINCOUNT is taken away.
+tuned="-u GOMP_SPINCOUNT OMP_NUM_THREADS=$THREADS"
 for f in /usr/lib/*/libtcmalloc_minimal.so.4; do
     if [ -e "$f" ]; then tuned="$tuned LD_PRELOAD=$f"; else echo "no tcmalloc for PyTorch: apt-get install libtcmalloc-minimal4"; fi
 done
