@@ -23,9 +23,9 @@ export GOMP_SPINCOUNT
 # Built-in rules would make dev/x out of dev/x.sh.
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help probes all data data-vit train train-vit ablation compare plot test test-programs test-scripts test-builds test-unit \
-        test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants mutants-cuda fixture fixture-vit fixture-cuda \
-        fixtures-again check-style docs-flags docs-links clean FORCE
+.PHONY: help probes all data data-vit train train-vit ablation compare bench-peer plot test test-programs test-scripts \
+        test-builds test-unit test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants mutants-cuda fixture fixture-vit \
+        fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
@@ -119,7 +119,7 @@ CFLAGS := $(BASE) $(USE_OMP) $(USE_BLAS)
 LIBS := $(filter-out -I% -D%,$(BLAS_LIBS)) -lm
 COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
 
-TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges
+TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges dev/skeleton
 SCRIPTS := $(wildcard test/test_*.sh)
 TESTS := $(patsubst %.c,%,$(wildcard test/test_*.c))
 SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
@@ -255,6 +255,9 @@ ablation: train_gpt2_dynmoe data ## train variants of the model beside each othe
 
 compare: all data ## top-any beside dense, top-1, 2, 4 and top-p from the same seeds (dev/compare.sh; 40 minutes)
 	dev/compare.sh
+
+bench-peer: $(patsubst %.c,%,$(wildcard dev/bench.c)) dev/skeleton ## a training step beside PyTorch's (after dev/setup.sh --peer)
+	dev/bench_peer.sh $(ARGS)
 
 plot: ## draw the runs in OUT (several with OUT="out out2"): loss, experts, load, k, languages (needs dev/setup.sh --oracle)
 	$(or $(PYTHON),python3) dev/plot.py $(OUT)

@@ -4,6 +4,7 @@ peer_torch.py: the same GPT-2 with DynMoE layers in PyTorch, as fast as PyTorch 
 
     python3 dev/peer_torch.py --check test/fixtures/*.safetensors   same losses and gradients as the oracle, dev/dynmoe.py?
     python3 dev/peer_torch.py --device cuda --dtype bf16 --dispatch grouped_mm --compile blocks --k 2     one line of JSON
+    python3 dev/peer_torch.py --config small --k 1.74               the same on a CPU: dev/bench_peer.sh compares with our C program
     python3 dev/peer_torch.py --micro                               products, experts, attention, bandwidth, latency
 
 Three ways to bring rows to experts:
@@ -55,15 +56,17 @@ MISSING = "not available in torch %s" % torch.__version__
 # ----------------------------------------------------------------------------
 # the layer: gate, rows, experts, combine
 
-def fixed_act(N, E, k, zipf, seed):
+def fixed_act(N, E, k, zipf, seed, exact=False):
     # (N, E) of 0 and 1, drawn on the CPU so that every device gets the same. Expert e is open with probability p_e, all equal
-    # or falling like 1 / rank^zipf, at most 1, and k in the sum.
+    # or falling like 1 / rank^zipf, at most 1, and k in the sum. exact: the N p_e tokens with the smallest draws.
     share = torch.arange(1, E + 1, dtype=torch.float64) ** -zipf
     low, high = 0.0, 1e6
     for _ in range(200):            # the factor at which min(1, factor * share) adds up to k
         middle = (low + high) / 2
         low, high = (middle, high) if (middle * share).clamp(max=1).sum() < k else (low, middle)
     draw = torch.rand(N, E, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if exact:
+        return (draw.argsort(0).argsort(0) < (N * (high * share).clamp(max=1)).round()).float()
     return (draw < (high * share).clamp(max=1)).float()
 
 
@@ -84,7 +87,7 @@ class DynMoE(nn.Module):
         self.fcprojw = nn.Parameter(torch.empty(cfg.E, cfg.C, cfg.H))
         self.fcprojb = nn.Parameter(torch.zeros(cfg.E, cfg.C))
         self.register_buffer("mask", torch.ones(cfg.E))
-        fixed = fixed_act(cfg.B * cfg.T, cfg.E, cfg.k, cfg.zipf, cfg.seed + layer) if cfg.k is not None else None
+        fixed = fixed_act(cfg.B * cfg.T, cfg.E, cfg.k, cfg.zipf, cfg.seed + layer, cfg.exact) if cfg.k is not None else None
         self.register_buffer("fixed", fixed)
 
     def gate(self, x):
@@ -164,6 +167,9 @@ class Block(nn.Module):
         super().__init__()
         C = cfg.C
         self.NH = cfg.NH
+        # -inf above the diagonal, for a PyTorch without SDPA
+        mask = None if SDPA else torch.full((cfg.T, cfg.T), -math.inf).triu(1)
+        self.register_buffer("mask", mask)
         self.ln1, self.ln2 = nn.LayerNorm(C), nn.LayerNorm(C)
         self.qkv, self.attproj = nn.Linear(C, 3 * C), nn.Linear(C, C)
         self.moe = DynMoE(cfg, layer) if layer in cfg.moe_layers else None
@@ -176,9 +182,11 @@ class Block(nn.Module):
         if SDPA:
             y = SDPA(q, k, v, is_causal=True)
         else:
-            att = q @ k.transpose(2, 3) / math.sqrt(C // self.NH)
-            future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
-            y = torch.softmax(att.masked_fill(future, -math.inf), -1).to(v.dtype) @ v
+            # scale and mask inside of the product: no pass of their own over (B, NH, T, T)
+            q, k, v = [t.reshape(B * self.NH, T, C // self.NH) for t in (q, k, v)]
+            mask = self.mask[:T, :T].to(q.dtype)
+            att = torch.baddbmm(mask.expand(q.shape[0], T, T), q, k.transpose(1, 2), alpha=1 / math.sqrt(C // self.NH))
+            y = (torch.softmax(att, -1).to(v.dtype) @ v).reshape(B, self.NH, T, C // self.NH)
         return self.attproj(y.transpose(1, 2).reshape(B, T, C))
 
     def before(self, x):
@@ -310,13 +318,82 @@ def compiled(model, how, mode):
     return model
 
 
-def adamw(model, device):
-    groups = [{"params": [p for p in model.parameters() if (p.dim() > 1) == decays], "weight_decay": 0.1 * decays}
-              for decays in (True, False)]
+LR, BETAS, EPS, DECAY = 1e-6, (0.9, 0.99), 1e-8, 0.1
+
+
+class FlatAdamW:
+    # AdamW for a PyTorch without a fused one: all parameters lie in two tensors (with and without decay), all gradients too.
+    # Block by block, so that what the first operation brought into the cache is still there for the last.
+    BLOCK = 1 << 18
+
+    def __init__(self, model, lr):
+        self.lr, self.t, self.flat = lr, 0, []
+        for decays in (True, False):
+            params = [p for p in model.parameters() if (p.dim() > 1) == decays]
+            n = sum(p.numel() for p in params)
+            memory = [torch.zeros(n, dtype=params[0].dtype, device=params[0].device) for _ in range(4)]
+            at = 0
+            for p in params:
+                end = at + p.numel()
+                memory[0][at:end].copy_(p.data.reshape(-1))
+                p.data, p.grad, at = memory[0][at:end].view_as(p), memory[1][at:end].view_as(p), end
+            blocks = list(zip(*[x.split(self.BLOCK) for x in memory]))
+            self.flat.append((DECAY * decays, memory[1], blocks))
+
+    def clip(self, limit):      # the factor goes into step: no pass over the gradients of its own
+        self.scale = float(torch.stack([g.norm() for _, g, _ in self.flat]).norm())
+        self.scale = min(1.0, limit / (self.scale + 1e-6))
+
+    @torch.no_grad()
+    def step(self):
+        self.t += 1
+        first, second = [1 - b ** self.t for b in BETAS]
+        for decay, _, blocks in self.flat:
+            for p, g, m, v in blocks:
+                m.mul_(BETAS[0]).add_(g, alpha=(1 - BETAS[0]) * self.scale)
+                v.mul_(BETAS[1]).addcmul_(g, g, value=(1 - BETAS[1]) * self.scale ** 2)
+                if decay:
+                    p.mul_(1 - self.lr * decay)
+                p.addcdiv_(m, v.sqrt().add_(EPS * math.sqrt(second)), value=-self.lr * math.sqrt(second) / first)
+                g.zero_()       # and with that the gradients are ready for the next step
+
+    def zero_grad(self, set_to_none=True):
+        pass
+
+
+class TorchAdamW:
+    def __init__(self, model, lr, fused):
+        groups = [{"params": [p for p in model.parameters() if (p.dim() > 1) == decays], "weight_decay": DECAY * decays}
+                  for decays in (True, False)]
+        self.params = list(model.parameters())
+        self.adamw = torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=EPS, **({"fused": True} if fused else {}))
+        self.step, self.zero_grad = self.adamw.step, self.adamw.zero_grad
+
+    def clip(self, limit):
+        torch.nn.utils.clip_grad_norm_(self.params, limit)
+
+
+def adamw(model, how):
+    # fused where this PyTorch has it (on a CPU from 2.4 on), else flat; torch: what a user gets who asks for nothing
+    if how in ("auto", "fused"):
+        try:
+            return TorchAdamW(model, LR, True), "fused"
+        except (TypeError, RuntimeError) as e:
+            if how == "fused":
+                die("--optimizer fused: %s (%s)" % (MISSING, e), "--optimizer flat")
+    return (TorchAdamW(model, LR, False), "torch") if how == "torch" else (FlatAdamW(model, LR), "flat")
+
+
+def blas_of_process():
+    # what multiplies: MKL inside of PyTorch, or the file of a library of its own
+    if torch.backends.mkl.is_available():
+        return "MKL"
     try:
-        return torch.optim.AdamW(groups, lr=1e-6, betas=(0.9, 0.99), fused=device == "cuda")
-    except (TypeError, RuntimeError):       # PyTorch 1.13 has no fused AdamW
-        return torch.optim.AdamW(groups, lr=1e-6, betas=(0.9, 0.99))
+        with open("/proc/self/maps") as f:
+            files = sorted({os.path.realpath(l.split()[-1]) for l in f if ".so" in l and "openblas" in l and "/numpy" not in l})
+    except OSError:
+        files = []
+    return " ".join(os.path.join(os.path.basename(os.path.dirname(f)), os.path.basename(f)) for f in files[-1:]) or "?"
 
 
 def run(a, cfg):
@@ -334,7 +411,7 @@ def run(a, cfg):
                 p.data = p.data.to(torch.bfloat16)
     model.to(a.device)
     n = sum(p.numel() for p in model.parameters())
-    optimizer = adamw(model, a.device)
+    optimizer, how = adamw(model, a.optimizer)
     g = torch.Generator().manual_seed(a.seed)
     x = torch.randint(0, cfg.V, (cfg.B, cfg.T + 1), generator=g).to(a.device)
     x, y = x[:, :-1].contiguous(), x[:, 1:].contiguous()
@@ -346,7 +423,7 @@ def run(a, cfg):
         with cast:
             seen.loss = step_model(x, y)
         seen.loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.clip(1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -370,8 +447,11 @@ def run(a, cfg):
                   T=cfg.T, C=cfg.C, L=cfg.L, NH=cfg.NH, V=cfg.V, E=cfg.E if cfg.moe_layers else 0, H=cfg.H, moe=len(cfg.moe_layers),
                   k=round(k, 4), fixed=int(cfg.k is not None), zipf=cfg.zipf, parameters=n, steps=a.steps, ms=round(ms, 3),
                   tok_s=round(cfg.B * cfg.T / ms * 1e3, 1), peak_mb=round(peak, 1), loss=round(loss, 5),
-                  seconds=round(seconds, 1), device=device, torch=str(torch.__version__),
-                  cuda=torch.version.cuda or "", cudnn=torch.backends.cudnn.version() or 0)
+                  seconds=round(seconds, 1), device=device, threads=torch.get_num_threads(), optimizer=how,
+                  blas=blas_of_process() if a.device == "cpu" else "", torch=str(torch.__version__),
+                  cuda=torch.version.cuda or "", cudnn=(torch.backends.cudnn.version() or 0) if a.device == "cuda" else 0)
+    if a.config:
+        result["config"] = a.config
     print(json.dumps(result))
 
 # ----------------------------------------------------------------------------
@@ -413,7 +493,7 @@ def check_one(path, oracle, device):
     for dispatch, combine, dtype, where, allowed in cases:
         cfg = SimpleNamespace(B=o.B, T=o.T, C=o.C, L=o.L, NH=o.NH, V=o.V, Vp=o.Vp, E=o.E, H=o.H, moe_layers=o.moe_layers,
                               tau=o.scale, detached=o.kgrad == "detached", dispatch=dispatch.split()[0], combine=combine, k=None,
-                              zipf=0.0, seed=0, whole=False, grouped_mm=GROUPED_MM, product=torch.bfloat16)
+                              zipf=0.0, exact=False, seed=0, whole=False, grouped_mm=GROUPED_MM, product=torch.bfloat16)
         if "in words" in dispatch:
             cfg.grouped_mm, cfg.product = grouped_mm_in_words, DTYPES[dtype]
         model = GPT2(cfg).double()
@@ -618,6 +698,11 @@ def layer_list(text, L):
     return layers
 
 
+# the configurations that dev/bench and dev/skeleton know by these names
+CONFIGS = {"tiny": dict(B=8, T=64, C=128, L=4, NH=4, V=256, E=8), "small": dict(B=4, T=256, C=384, L=6, NH=6, V=256, E=8),
+           "124M": dict(B=2, T=256, C=768, L=12, NH=12, V=50257, E=8)}
+
+
 def main():
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--check", nargs="+", metavar="FILE", help="fixtures: compare loss and gradients with the oracle")
@@ -635,11 +720,23 @@ def main():
                                 ("expert-width", 0, "hidden width of an expert (0: 4C)"), ("steps", 20, "steps that are measured"),
                                 ("warmup", 5, "steps before them"), ("seed", 1, "of weights, tokens and routing")):
         p.add_argument("--" + name, type=int, default=default, help="%s (%d)" % (text, default))
+    p.add_argument("--config", choices=tuple(CONFIGS), help="sets B T C L NH V E")
+    p.add_argument("--threads", type=int, default=0, help="of the CPU (0: PyTorch decides)")
+    p.add_argument("--optimizer", default="auto", choices=("auto", "fused", "flat", "torch"),
+                   help="auto: fused AdamW where there is one, else a flat one; torch: as it comes")
+    p.add_argument("--json", action="store_true", help="nothing new: a run prints one line of JSON anyway")
     p.add_argument("--moe-layers", default="every2", help="every2, all, none, or a list (every2)")
     p.add_argument("--k", type=float, help="routed experts of a token, drawn; without it the gate decides")
     p.add_argument("--zipf", type=float, default=0.0, help="with --k: loads like 1 / rank^zipf (0: equal)")
+    p.add_argument("--exact", action="store_true", help="with --k: each expert gets its share to the token, not by chance")
     p.add_argument("--threshold", type=float, default=0.0, help="first G of every expert (0)")
     a = p.parse_args()
+    for name, value in CONFIGS.get(a.config, {}).items():
+        setattr(a, name, value)
+    if a.threads < 0:
+        p.error("--threads %d: 1 or more, or 0" % a.threads)
+    if a.threads:
+        torch.set_num_threads(a.threads)
     a.dtype = a.dtype or ("bf16" if a.device == "cuda" else "fp32")
     if a.device == "cuda" and not torch.cuda.is_available():
         die("no GPU that this PyTorch can use", "--device cpu")
@@ -655,7 +752,7 @@ def main():
         p.error("--moe-layers %s: every2, all, none, or a list of layers" % a.moe_layers)
     cfg = SimpleNamespace(B=a.B, T=a.T, C=a.C, L=a.L, NH=a.NH, V=(a.V + 127) // 128 * 128, Vp=(a.V + 127) // 128 * 128, E=a.E,
                           H=a.expert_width or 4 * a.C, moe_layers=layers, tau=1.0, detached=False, dispatch=a.dispatch,
-                          combine=a.combine, k=a.k, zipf=a.zipf, seed=a.seed, threshold=a.threshold,
+                          combine=a.combine, k=a.k, zipf=a.zipf, exact=a.exact, seed=a.seed, threshold=a.threshold,
                           whole=a.compile == "whole", grouped_mm=GROUPED_MM, product=torch.bfloat16)
     if a.dispatch == "grouped_mm" and layers and not a.micro:
         if not GROUPED_MM:

@@ -7,10 +7,11 @@ cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'END'
-usage: dev/setup.sh [--oracle] [--help]
+usage: dev/setup.sh [--oracle] [--peer] [--help]
   Installs a C compiler, make, pkg-config, OpenBLAS (the variant with OpenMP), Check, g++, clang, curl and wget, where missing.
   Debian and Ubuntu: with apt-get, as root or through sudo. Fedora, Arch, macOS: prints the line to run.
   --oracle  also python3 with torch, numpy, matplotlib and Pillow, for dev/dynmoe.py, the plots and dev/images.py
+  --peer    only this: the newest PyTorch, into the folder out_peer_venv, for dev/bench_peer.sh (half a gigabyte to download)
   --help    this text
 END
 }
@@ -21,14 +22,46 @@ fail() { # message, hint
     exit 1
 }
 
-oracle=no
+oracle=no peer=no
 for arg in "$@"; do
     case $arg in
         --oracle) oracle=yes ;;
+        --peer) peer=yes ;;
         --help|-h) usage; exit 0 ;;
         *) usage >&2; fail "unknown option: $arg" "dev/setup.sh without options is what most people need" ;;
     esac
 done
+
+# PyTorch's package for Linux is built for CUDA and wants gigabytes of its libraries, of which a run on the CPU calls nothing:
+# empty ones do, with the names that are missing. Where that does not work, all that pip asks for is installed.
+peer_works() { "$venv/bin/python" -c 'import torch, numpy' 2> /dev/null; }
+peer_stand_ins() {
+    libs=$(echo "$venv"/lib/python3*/site-packages/torch/lib)
+    missing=$(for f in "$libs"/*.so; do ldd "$f" 2> /dev/null; done | sed -n 's/^[ \t]*\(lib[^ ]*\) => not found.*/\1/p' | sort -u)
+    for lib in $missing; do echo "" | "${CC:-cc}" -shared -fPIC -x c - -o "$libs/$lib"; done
+    for f in "$libs"/libtorch_*.so; do ldd -r "$f" 2> /dev/null; done |
+        sed -n 's/^undefined symbol: \([A-Za-z][A-Za-z0-9_]*\)[^A-Za-z0-9_].*/\1/p' | grep -v '^Py' | sort -u |
+        sed 's/.*/char &[4096];/' > "$libs/stand_ins.c"
+    for lib in $missing; do "${CC:-cc}" -shared -fPIC "$libs/stand_ins.c" -Wl,-soname,"$lib" -o "$libs/$lib"; done
+}
+peer_install() {
+    venv=out_peer_venv
+    if peer_works; then echo "dev/setup.sh: the newest PyTorch is there already: $venv/bin/python"; exit 0; fi
+    python3 -m venv "$venv" || fail "python3 makes no venv" "Debian: apt-get install python3-venv"
+    for what in "--no-deps torch" "-U filelock typing-extensions sympy networkx jinja2 fsspec setuptools numpy"; do
+        # shellcheck disable=SC2086 # several words
+        "$venv/bin/pip" install -q $what || fail "pip could not install torch" "the lines above say why; it needs a network"
+    done
+    peer_works || peer_stand_ins || true
+    if ! peer_works; then
+        echo "dev/setup.sh: PyTorch without CUDA's libraries does not start here; installing them (gigabytes)"
+        "$venv/bin/pip" install -q --force-reinstall torch || fail "pip could not install torch" "its last lines above say why"
+    fi
+    peer_works || fail "torch is installed, but cannot be imported" "$venv/bin/python -c 'import torch' says why"
+    echo "dev/setup.sh: $venv/bin/python has torch $("$venv/bin/python" -c 'import torch; print(torch.__version__)')." \
+        "Next: make bench-peer"
+}
+if [ $peer = yes ]; then peer_install; exit 0; fi
 
 compiler_works() {
     dir=$(mktemp -d) || return 1

@@ -36,6 +36,39 @@ b=$(loss --k 3 --zipf 0.7 --dispatch onehot)
 [ -n "$a" ] && [ "$a" = "$b" ]
 result "onehot has the loss of index: $a, $b" $?
 
+loss --k 3 --exact > /dev/null
+grep -q '"k": 3.0[,0]' "$tmp/seen"
+result "--exact: k to the token" $?
+"$py" dev/peer_torch.py --device cpu --config tiny --steps 1 --warmup 0 --threads 1 --k 1.5 --json > "$tmp/seen" 2>&1
+grep -q '"B": 8, "T": 64, "C": 128, "L": 4, "NH": 4, "V": 256, "E": 8.*"threads": 1,.*"config": "tiny"' "$tmp/seen"
+result "a configuration by its name" $?
+
+# The flat AdamW is AdamW: 20 steps of a small net beside PyTorch's own, clipped at a norm that most gradients exceed
+cat > "$tmp/flat.py" <<'END'
+import sys, torch
+sys.path.insert(0, "dev")
+import peer_torch as peer
+peer.FlatAdamW.BLOCK = 7        # several blocks, the last one short
+torch.manual_seed(1)
+nets = [torch.nn.Sequential(torch.nn.Linear(5, 9), torch.nn.Tanh(), torch.nn.Linear(9, 3)).double() for _ in range(2)]
+nets[1].load_state_dict(nets[0].state_dict())
+both = [peer.FlatAdamW(nets[0], 0.01), peer.TorchAdamW(nets[1], 0.01, False)]
+start = [p.detach().clone() for p in nets[0].parameters()]
+for i in range(20):
+    x = torch.randn(8, 5, dtype=torch.float64)
+    for net, optimizer in zip(nets, both):
+        (net(x) ** 2).sum().backward()
+        optimizer.clip(1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+moved = max(float((p - s).abs().max()) for p, s in zip(nets[0].parameters(), start))
+error = max(float((p - q).abs().max()) for p, q in zip(nets[0].parameters(), nets[1].parameters()))
+print("moved %.3g, differs by %.3g" % (moved, error))
+sys.exit(not (moved > 0.1 and error < 1e-12))
+END
+"$py" "$tmp/flat.py" > "$tmp/seen" 2>&1
+result "the flat AdamW is AdamW" $?
+
 refuses() { # exit code, text; flags
     code=$1 want=$2
     shift 2
@@ -49,6 +82,7 @@ refuses() { # exit code, text; flags
 refuses 2 "--k 9" --k 9
 refuses 2 "out of range" --NH 3
 refuses 2 "--moe-layers 5" --moe-layers 5
+refuses 2 "--threads -1" --threads -1
 refuses 1 "grouped_mm" --dispatch grouped_mm --dtype fp32
 refuses 1 "no_such" --check no_such
 # no data, no kernel: micro says what is missing and goes on
