@@ -3370,6 +3370,63 @@ void log_routing(FILE* log, ViT* model, const Routing* r) { // one object per Dy
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
+// How fast could a step be? Its parts, counted. dev/floors.py counts the same and says how each number comes about.
+
+#define FLOOR_FLOPS 788e12 // FLOP that one H200 does in a second: a large bf16 product of cuBLAS, measured
+#define FLOOR_BYTES 4.3e12 // bytes that it reads and writes in a second when it copies, measured
+static double gpu_peak;    // of this GPU, see peak_of
+
+typedef struct { double flop, ms; } Floor; // of a step: FLOP of the model, as MFU counts them; least time on an H200, in bf16
+
+Floor step_floor(const Config* c, double parameters, double n, double k, double active) {
+    // of n pictures and one update, if a token uses k routed experts and a layer has so many active ones (means over layers).
+    // unit: one bf16 activation of all tokens. A part's products backward are `back` times those forward
+    double N = n * c->T, C = c->C, E = c->E, S = c->S, h = c->H / C, unit = 2.0 * N * C, K = c->planes * c->patch * c->patch;
+    double L = c->L, moe = 0.0;
+    for (int l = 0; l < c->L; l++) { moe += c->moe[l]; }
+    double updated = parameters - moe * (E - active) * ((2.0 * c->H + 2.0 + 2.0 * c->residual) * C + c->H + 1.0);
+    const struct { double times, flop, back, bytes, bytes_back; } part[] = {
+        {L,        6.0 * N * C * C,         2.0, 4 * unit,               8 * unit},               // q, k, v
+        {L,        4.0 * N * c->T * C,      2.5, 4 * unit,               9 * unit},               // attention: both ways
+        {L,        2.0 * N * C * C,         2.0, 2 * unit,               4 * unit},               // its projection
+        {L - moe,  16.0 * N * C * C,      2.0, 14 * unit,              24 * unit},              // dense feed-forward
+        {L,        0.0,                     0.0, 8 * unit,               8 * unit},               // LayerNorms with residual sums
+        {moe,      2.0 * N * C * E,         2.0, unit + 8 * N * E,       3 * unit + 4 * N * E},   // gate, routing
+        {moe,      4.0 * N * C * c->H * k,  2.0, (2 + 3 * h) * k * unit, (4 + 5 * h) * k * unit}, // experts, on k rows a token
+        {moe * (S > 0), 4.0 * N * C * c->H * S, 2.0, (2 + 3 * h * S) * unit, (4 + 5 * h * S) * unit}, // shared experts
+        {moe,      0.0,                     0.0, (3 * k + 2) * unit,     (4 * k + 1) * unit},     // gather, combine
+        {1,        2.0 * (N - n) * C * K,   1.0, unit,                   unit},                   // patches; pictures get no dx
+        {1,        2.0 * n * C * c->classes, 2.0, 0.0,                   0.0},                    // classifier
+        {1,        0.0,                     0.0, 0.0,                    28.0 * updated},         // AdamW: p, m, v, gradient, copy
+        {1,        0.0,                     0.0, 0.0,                    4.0 * parameters}};      // gradients: zero and norm
+    Floor f = {0.0, 0.0};
+    for (size_t i = 0; i < sizeof part / sizeof part[0]; i++) { // the larger of its two times; recomputing is no work of the model
+        double forward = fmax(part[i].flop / FLOOR_FLOPS, part[i].bytes / FLOOR_BYTES);
+        double backward = fmax(part[i].flop * part[i].back / FLOOR_FLOPS, part[i].bytes_back / FLOOR_BYTES);
+        f.flop += part[i].times * part[i].flop * (1.0 + fmin(part[i].back, 2.0));
+        f.ms += 1e3 * part[i].times * (forward + backward);
+    }
+    return f;
+}
+
+double peak_of(const char* name) { // dense bf16 FLOP/s of a GPU by its name, as published; 0: not known; -1: it is none
+    int sxm = strstr(name, "PCIe") == NULL && strstr(name, "NVL") == NULL; // the others are slower
+    if (strstr(name, "emulation") != NULL) { return -1.0; }
+    return sxm && (strstr(name, "H100") != NULL || strstr(name, "H200") != NULL) ? 989e12 : 0.0;
+}
+
+double floor_share(char* out, size_t room, Floor f, double ms, int is_bf16, double peak) {
+    // what the progress line says of a step of that many ms; returns MFU, or 0 where there is none: nothing measured on a GPU,
+    // no known peak, or fp32, whose products cuBLAS does without tensor cores
+    int known = is_bf16 && peak > 0.0;
+    double flops = f.flop / (1e-3 * ms);
+    *out = '\0';
+    if (known) { snprintf(out, room, " | %.1f%% of floor, MFU %.1f%%", 100.0 * f.ms / ms, 100.0 * flops / peak); }
+    else if (peak >= 0.0) { snprintf(out, room, " | %.1f TFLOP/s", 1e-12 * flops); }
+    return known ? flops / peak : 0.0;
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
 // Validation, prediction, training
 
 typedef struct {
@@ -3805,23 +3862,29 @@ void validate(ViT* model, const Settings* s, const Pictures* val, Progress* p, R
 void progress_line(ViT* model, const Settings* s, const Progress* p, const Routing* r, double loss, float norm,
                    double seconds, int steps, FILE* log) {
     // loss, routing and speed: means over the steps since the last line
-    double k = 0.0, none = 0.0, eta = (s->steps - p->step) * seconds / steps;
+    double k = 0.0, none = 0.0, active = 0.0, ms = 1000.0 * seconds / steps, eta = (s->steps - p->step) * seconds / steps;
     double pictures = (double)steps * s->accum * s->batch / seconds; // a second
     int moe = 0;
-    char experts[64] = "";
+    char experts[64] = "", share[64];
     for (int l = 0; l < model->config.L; l++) {
         if (!model->config.moe[l]) { continue; }
         k += r[l].rows / r[l].tokens;
         none += r[l].none / r[l].tokens;
+        active += r[l].experts;
         if (moe++ < 12) { snprintf(experts + strlen(experts), 4, " %d", r[l].experts); }
     }
     printf("step %5d/%d | loss %.3f | norm %.2f | lr %.1e", p->step, s->steps, loss, norm, learning_rate(s, p->step - 1));
     if (moe > 0) { printf(" | k %.2f | experts%s | none %.1f%%", k / moe, experts, 100.0 * none / moe); }
-    printf(" | %.0f pictures/s | eta %dm%02ds\n", pictures, (int)eta / 60, (int)eta % 60);
+    Floor f = step_floor(&model->config, (double)model->n_params, (double)s->accum * s->batch, moe ? k / moe : 0.0,
+                         moe ? active / moe : 0.0);
+    double mfu = floor_share(share, sizeof share, f, ms, model->bf16, gpu_peak);
+    printf(" | %.0f pictures/s%s | eta %dm%02ds\n", pictures, share, (int)eta / 60, (int)eta % 60);
     fflush(stdout);
     fprintf(log, "{\"type\":\"step\",\"step\":%d,\"loss\":%.6f,\"aux\":%.6f,\"norm\":%.5f,\"lr\":%.6g,\"k\":%.4f,\"img_s\":%.1f,"
             "\"tok_s\":%.1f,\"ms\":%.3f", p->step, loss, model->aux, norm, learning_rate(s, p->step - 1), moe ? k / moe : 0.0,
-            pictures, pictures * model->config.T, 1000.0 * seconds / steps);
+            pictures, pictures * model->config.T, ms);
+    fprintf(log, ",\"flop\":%.6g,\"floor_ms\":%.6g", f.flop, f.ms);
+    if (mfu > 0.0) { fprintf(log, ",\"mfu\":%.4f", mfu); }
     log_routing(log, model, r);
     log_end(log);
 }
@@ -3889,6 +3952,7 @@ void gpu_start(char* name, size_t room, const char* dtype, int* is_bf16) {
     require(asked != 2 || gpu.major >= 8, "use --dtype fp32", "--dtype bf16: %s has compute capability %d.%d", gpu.name, gpu.major,
             gpu.minor);
     *is_bf16 = asked == 2 || (asked == 0 && gpu.major >= 8);
+    gpu_peak = peak_of(gpu.name);
     snprintf(name, room, "%s (compute capability %d.%d, %d SMs)", gpu.name, gpu.major, gpu.minor, gpu.multiProcessorCount);
     CUBLAS(cublasCreate(&cublas));
     CUBLAS(cublasLtCreate(&cublaslt));
@@ -3943,6 +4007,7 @@ double print_plan(const ViT* model, const Settings* s, const Pictures* set, cons
     int moe = 0, k3 = c->E > 2 ? c->E : 3;
     for (int l = 0; l < c->L; l++) { moe += c->moe[l]; }
     Cost k1 = cost_at(model, 1, N, training), k2 = cost_at(model, 2, N, training), all = cost_at(model, k3, N, training);
+    double n = (double)model->n_params, sequences = (double)s->accum * s->batch;
     double M = 1e-6, held = (training ? 16.0 : 4.0) * (double)model->n_memory, kept = (double)model->act_bytes;
     if (model->bf16) { held += 2.0 * (double)model->n_memory; } // the copy that kernels use
     if (model->with_ema) { held += 4.0 * (double)model->n_memory; }
@@ -3961,7 +4026,10 @@ double print_plan(const ViT* model, const Settings* s, const Pictures* set, cons
     }
     printf("\nforward  %.1f MFLOP for a picture", M * k1.flop);
     if (moe > 0) { printf(" at k = 1, %.1f at 2, %.1f at %d", M * k2.flop, M * all.flop, k3); }
-    printf("; backward twice that\nmemory   %s %.1f MB; activations %.1f MB; pictures %.1f MB",
+    Floor f1 = step_floor(c, n, sequences, moe ? 1 : 0, c->E), f2 = step_floor(c, n, sequences, 2, c->E);
+    printf("; backward twice that\nfloor    at least %.3f ms a step on an H200, in bf16", f1.ms);
+    if (moe > 0) { printf(", at k = 1, %.3f at 2, %.3f at %d", f2.ms, step_floor(c, n, sequences, k3, c->E).ms, k3); }
+    printf("\nmemory   %s %.1f MB; activations %.1f MB; pictures %.1f MB",
            training ? "parameters, gradients, moments" : "parameters", M * held, M * kept, M * pictures);
     if (moe > 0) { printf("; routed rows %.1f MB at k = 1, %.1f at 2, %.1f at %d", M * k1.rows, M * k2.rows, M * all.rows, k3); }
     printf("\nrun      %d steps of %d x %d pictures, %.1f epochs, seed %d; log: %s/log.jsonl\n", s->steps, s->accum, s->batch,

@@ -40,6 +40,36 @@ START_TEST(flags_of_both_programs_agree) { // apart from --dtype, which only the
 } END_TEST
 
 // ----------------------------------------------------------------------------------------------------------------------
+// The floor of a step: of GPT-2 124M at 64 x 1024 what was published (test/test_floors.sh compares with dev/floors.py)
+
+START_TEST(floors) {
+    Config c;
+    char text[64];
+    memset(&c, 0, sizeof c);
+    c.T = 1024; c.Vp = 50304; c.L = 12; c.C = 768; c.H = 3072; c.E = 8;
+    for (int l = 0; l < 12; l += 2) { c.moe[l] = 1; }
+    double n = 322854960.0, expert = 768.0 * (2 * 3072 + 2) + 3072 + 1; // with its row of W and its G
+    Floor f = step_floor(&c, n, 64, 2, 8), one = step_floor(&c, n, 64, 1, 8);
+    ck_assert_msg(fabs(f.ms - 94.30) < 0.02 && fabs(one.ms - 79.19) < 0.02, "%.3f ms at k = 2, %.3f at 1", f.ms, one.ms);
+    ck_assert_msg(fabs(1e-12 * f.flop - 63.41) < 0.05, "%.4g FLOP of the model", f.flop);
+    double less = f.ms - step_floor(&c, n, 64, 2, 7).ms, want = 1e3 * 6 * 28 * expert / 4.3e12; // AdamW leaves a free slot alone
+    ck_assert_msg(fabs(less - want) < 1e-6, "a free slot saves %.6f ms, want %.6f", less, want);
+    ck_assert(peak_of("NVIDIA H100 80GB HBM3") == 989e12 && peak_of("NVIDIA H200") == 989e12);
+    ck_assert(peak_of("NVIDIA H100 PCIe") == 0.0 && peak_of("NVIDIA H200 NVL") == 0.0 && peak_of("NVIDIA A100-SXM4-80GB") == 0.0);
+    ck_assert(peak_of("CPU (emulation)") < 0.0);
+    Floor half = {98.9e12, 150.0};
+    ck_assert(fabs(floor_share(text, sizeof text, half, 200.0, 1, 989e12) - 0.5) < 1e-9);
+    ck_assert_str_eq(text, " | 75.0% of floor, MFU 50.0%");
+    ck_assert(floor_share(text, sizeof text, half, 200.0, 0, 989e12) == 0.0); // fp32
+    ck_assert_str_eq(text, " | 494.5 TFLOP/s");
+    ck_assert(floor_share(text, sizeof text, half, 200.0, 1, 0.0) == 0.0);
+    ck_assert_str_eq(text, " | 494.5 TFLOP/s");
+    ck_assert(floor_share(text, sizeof text, half, 200.0, 1, -1.0) == 0.0);
+    ck_assert_str_eq(text, "");
+    PASS();
+} END_TEST
+
+// ----------------------------------------------------------------------------------------------------------------------
 // Layers
 
 template <typename floatX> static void embedding(const char* dtype) {
@@ -725,6 +755,7 @@ int main(void) {
     printf("on %s\n", name);
     Suite* suite = suite_create("train_gpt2_dynmoe.cu");
     TEST(flags_of_both_programs_agree)
+    TEST(floors)
     TEST_BOTH(embedding)
     TEST_BOTH(layernorm)
     TEST_BOTH(matmuls)
