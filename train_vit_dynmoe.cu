@@ -123,10 +123,15 @@ void cublas_check(cublasStatus_t status, const char* file, int line) {
 }
 #define CUBLAS(call) cublas_check(call, __FILE__, __LINE__)
 
-static cublasHandle_t cublas;       // made by gpu_start
-static cublasLtHandle_t cublaslt;
-static void* lt_workspace;
-#define LT_WORKSPACE_BYTES ((size_t)32 << 20)
+// What may run beside other work needs a stream, a handle of cuBLAS and memory for cuBLAS to work in of its own: a lane. Everything
+// runs on lane 0, but the experts of a layer, which are small and independent, are dealt out to lanes 1 to expert_lanes. Each
+// expert is computed by the same calls whatever its lane: the bits do not depend on their number.
+#define EXPERT_STREAMS 4
+#define WORKSPACE_BYTES ((size_t)32 << 20)
+typedef struct { cudaStream_t stream; cublasHandle_t cublas; void* workspace; cudaEvent_t event; } Lane;
+static Lane lanes[1 + EXPERT_STREAMS], *lane = lanes; // made by gpu_start; the one on which work is started now
+static int expert_lanes = EXPERT_STREAMS;             // by --streams; 0: experts stay on lane 0, one after the other
+static cublasLtHandle_t cublaslt;                     // knows no stream: it is told with each call
 #define WARP 32
 #define BLOCK 256                   // threads of a block where nothing else is said: 8 warps
 
@@ -143,6 +148,35 @@ void to_device(void* d, const void* h, size_t bytes) { CUDA(cudaMemcpy(d, h, byt
 void to_host(void* h, const void* d, size_t bytes) { CUDA(cudaMemcpy(h, d, bytes, cudaMemcpyDeviceToHost)); }
 
 int blocks_for(size_t n, int per_block) { return (int)((n + (size_t)per_block - 1) / (size_t)per_block); } // to cover n
+
+void lanes_make(void) {
+    // Lane 0 has the thread's default stream. That is where launches without a stream go, too: nvcc -default-stream per-thread.
+    // The others wait for nobody but by the events of lanes_fork and lanes_join.
+    for (int i = 0; i <= EXPERT_STREAMS; i++) {
+        Lane* l = &lanes[i];
+        if (i == 0) { l->stream = cudaStreamPerThread; }
+        else { CUDA(cudaStreamCreateWithFlags(&l->stream, cudaStreamNonBlocking)); }
+        CUDA(cudaEventCreateWithFlags(&l->event, cudaEventDisableTiming));
+        l->workspace = device_alloc(WORKSPACE_BYTES, 1, "cuBLAS");
+        CUBLAS(cublasCreate(&l->cublas));
+        CUBLAS(cublasSetStream(l->cublas, l->stream));
+        CUBLAS(cublasSetWorkspace(l->cublas, l->workspace, WORKSPACE_BYTES)); // after the stream, which sets it back
+    }
+    CUBLAS(cublasLtCreate(&cublaslt));
+}
+
+void lanes_fork(void) { // what is started on the other lanes from now on waits for what was started on lane 0 before
+    CUDA(cudaEventRecord(lanes[0].event, lanes[0].stream));
+    for (int i = 1; i <= expert_lanes; i++) { CUDA(cudaStreamWaitEvent(lanes[i].stream, lanes[0].event, 0)); }
+}
+
+void lanes_join(void) { // back to lane 0; what is started there from now on waits for all lanes
+    lane = lanes;
+    for (int i = 1; i <= expert_lanes; i++) {
+        CUDA(cudaEventRecord(lanes[i].event, lanes[i].stream));
+        CUDA(cudaStreamWaitEvent(lanes[0].stream, lanes[i].event, 0));
+    }
+}
 
 typedef __nv_bfloat16 bf16;
 __host__ __device__ inline float value(float x) { return x; }
@@ -198,8 +232,8 @@ template <typename A, typename Out>
 void matmul(Out* out, const A* a, int ta, const A* b, int tb, int M, int N, int K, float alpha, float beta) {
     // out (M, N) = alpha op(a) op(b) + beta out; op(a) is (M, K): a, or with ta the transpose of a (K, M); op(b) (K, N) likewise
     if (M == 0 || N == 0) { return; }
-    CUBLAS(cublasGemmEx(cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &alpha, b, type_of(b),
-                        tb ? K : N, a, type_of(a), ta ? M : K, &beta, out, type_of(out), N, CUBLAS_COMPUTE_32F,
+    CUBLAS(cublasGemmEx(lane->cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &alpha, b,
+                        type_of(b), tb ? K : N, a, type_of(a), ta ? M : K, &beta, out, type_of(out), N, CUBLAS_COMPUTE_32F,
                         CUBLAS_GEMM_DEFAULT));
 }
 
@@ -207,9 +241,10 @@ template <typename floatX>
 void matmul_batched(floatX* out, const floatX* a, int ta, const floatX* b, int tb, int M, int N, int K, float alpha, int batches) {
     // the same for matrices that lie behind each other, beta = 0
     float beta = 0.0f;
-    CUBLAS(cublasGemmStridedBatchedEx(cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &alpha, b,
-                                      type_of(b), tb ? K : N, (long long)K * N, a, type_of(a), ta ? M : K, (long long)M * K, &beta,
-                                      out, type_of(out), N, (long long)M * N, batches, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    CUBLAS(cublasGemmStridedBatchedEx(lane->cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K,
+                                      &alpha, b, type_of(b), tb ? K : N, (long long)K * N, a, type_of(a), ta ? M : K,
+                                      (long long)M * K, &beta, out, type_of(out), N, (long long)M * N, batches,
+                                      CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
 unsigned alignment_of(const void* p) { // in bytes, at most 256, as cublasLt wants to be told
@@ -233,7 +268,7 @@ int matmul_epilogue(floatX* out, const floatX* a, const floatX* b, int tb, int M
     cublasOperation_t trans = tb ? CUBLAS_OP_T : CUBLAS_OP_N;
     cudaDataType_t type = type_of(out);
     int64_t aux_ld = N;
-    uint64_t workspace = LT_WORKSPACE_BYTES;
+    uint64_t workspace = WORKSPACE_BYTES;
     uint32_t align_a = alignment_of(b), align_b = alignment_of(a), align_d = alignment_of(out);
     CUBLAS(cublasLtMatmulDescCreate(&op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_TRANSA, &trans, sizeof trans));
@@ -254,8 +289,8 @@ int matmul_epilogue(floatX* out, const floatX* a, const floatX* b, int tb, int M
     CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_d, sizeof align_d));
     cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cublaslt, op, A, B, D, D, wish, 1, &plan, &found);
     if (status == CUBLAS_STATUS_SUCCESS && found > 0) {
-        CUBLAS(cublasLtMatmul(cublaslt, op, &alpha, b, A, a, B, &beta, out, D, out, D, &plan.algo, lt_workspace, LT_WORKSPACE_BYTES,
-                              0));
+        CUBLAS(cublasLtMatmul(cublaslt, op, &alpha, b, A, a, B, &beta, out, D, out, D, &plan.algo, lane->workspace,
+                              WORKSPACE_BYTES, lane->stream));
     }
     cublasLtMatmulPreferenceDestroy(wish);
     cublasLtMatrixLayoutDestroy(A); cublasLtMatrixLayoutDestroy(B); cublasLtMatrixLayoutDestroy(D);
@@ -275,7 +310,7 @@ void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const 
     if (N == 0) { return; }
     if (bias != NULL && matmul_epilogue(out, inp, weight, 1, N, OC, C, CUBLASLT_EPILOGUE_BIAS, bias, (floatX*)NULL)) { return; }
     if (bias != NULL) {
-        copy_rows_kernel<<<blocks_for((size_t)N * OC, BLOCK), BLOCK>>>(out, bias, (size_t)N * OC, OC);
+        copy_rows_kernel<<<blocks_for((size_t)N * OC, BLOCK), BLOCK, 0, lane->stream>>>(out, bias, (size_t)N * OC, OC);
         LAUNCHED();
     }
     matmul(out, inp, 0, weight, 1, N, OC, C, 1.0f, bias != NULL ? 1.0f : 0.0f);
@@ -308,14 +343,14 @@ __global__ void add_slabs_kernel(float* out, const float* partial, int slabs, in
 }
 
 void add_slabs(float* out, const float* partial, int slabs, int n) {
-    add_slabs_kernel<<<blocks_for((size_t)n, BLOCK), BLOCK>>>(out, partial, slabs, n);
+    add_slabs_kernel<<<blocks_for((size_t)n, BLOCK), BLOCK, 0, lane->stream>>>(out, partial, slabs, n);
     LAUNCHED();
 }
 
 template <typename floatX>
 void column_sums_add(float* out, const floatX* x, float* scratch, int N, int C) { // out (C) += sum over the rows of x (N, C)
     if (N == 0) { return; }
-    column_sums_kernel<<<dim3(blocks_for((size_t)C, WARP), slabs_for(N)), dim3(WARP, 8)>>>(scratch, x, N, C);
+    column_sums_kernel<<<dim3(blocks_for((size_t)C, WARP), slabs_for(N)), dim3(WARP, 8), 0, lane->stream>>>(scratch, x, N, C);
     LAUNCHED();
     add_slabs(out, scratch, slabs_for(N), C);
 }
@@ -723,7 +758,7 @@ __global__ void gelu_forward_kernel(floatX* out, const floatX* inp, size_t n) { 
 template <typename floatX>
 void gelu_forward(floatX* out, const floatX* inp, size_t n) { // GPT-2's tanh form
     if (n == 0) { return; }
-    gelu_forward_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(out, inp, n);
+    gelu_forward_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, lane->stream>>>(out, inp, n);
     LAUNCHED();
 }
 
@@ -739,7 +774,7 @@ __global__ void gelu_backward_kernel(floatX* dinp, const floatX* dout, const flo
 template <typename floatX>
 void gelu_backward(floatX* dinp, const floatX* dout, const floatX* inp, size_t n) { // dinp may be dout
     if (n == 0) { return; }
-    gelu_backward_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(dinp, dout, inp, n);
+    gelu_backward_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, lane->stream>>>(dinp, dout, inp, n);
     LAUNCHED();
 }
 
@@ -1027,30 +1062,43 @@ void feedforward_backward(floatX* dx, floatX* dpre, float* dfcw, float* dfcb, fl
     matmul_backward(dx, dfcw, dfcb, dpre, x, fcw, scratch, n, C, H);
 }
 
+Lane* expert_lane(int n) { return &lanes[expert_lanes > 0 ? 1 + n % expert_lanes : 0]; } // of the n-th expert that has rows
+
 template <typename floatX>
 void experts_forward(floatX* out, floatX* pre, floatX* act, const floatX* xr, const floatX* fcw, const floatX* fcb,
                      const floatX* fcprojw, const floatX* fcprojb, const int* offset, const int* count, int E, int C, int H) {
     // expert e works on count[e] rows from offset[e] on: xr (R, C), fcw (E, H, C), fcb (E, H), fcprojw (E, C, H), fcprojb (E, C)
-    for (int e = 0; e < E; e++) {
+    lanes_fork(); // xr is written on lane 0
+    for (int e = 0, n = 0; e < E; e++) {
         size_t r = (size_t)offset[e], HC = (size_t)H * C;
         if (count[e] == 0) { continue; }
+        lane = expert_lane(n++);
         feedforward_forward(out + r * C, pre + r * H, act + r * H, xr + r * C, fcw + e * HC, fcb + (size_t)e * H, fcprojw + e * HC,
                             fcprojb + (size_t)e * C, count[e], C, H);
     }
+    lanes_join();
 }
 
 template <typename floatX>
 void experts_backward(floatX* dxr, floatX* dpre, float* dfcw, float* dfcb, float* dfcprojw, float* dfcprojb, const floatX* dout,
                       const floatX* xr, const floatX* pre, const floatX* act, const floatX* fcw, const floatX* fcprojw,
                       float* scratch, const int* offset, const int* count, int E, int C, int H) {
-    // dout (R, C) -> dxr (R, C), which may be dout; dpre (R, H) is scratch; weight gradients added
-    for (int e = 0; e < E; e++) {
+    // dout (R, C) -> dxr (R, C), which may be dout; dpre (R, H) is scratch; weight gradients added. scratch is that of column sums:
+    // for each lane the slabs of the expert with the most rows
+    int most = 0;
+    for (int e = 0; e < E; e++) { most = count[e] > most ? count[e] : most; }
+    size_t sums = (size_t)slabs_for(most) * (C > H ? C : H);
+    lanes_fork(); // dout is written on lane 0
+    for (int e = 0, n = 0; e < E; e++) {
         size_t r = (size_t)offset[e], HC = (size_t)H * C;
         if (count[e] == 0) { continue; }
+        lane = expert_lane(n++);
+        float* own = scratch + (lane > lanes ? lane - lanes - 1 : 0) * sums;
         feedforward_backward(dxr + r * C, dpre + r * H, dfcw + e * HC, dfcb + (size_t)e * H, dfcprojw + e * HC,
                              dfcprojb + (size_t)e * C, dout + r * C, xr + r * C, pre + r * H, act + r * H, fcw + e * HC,
-                             fcprojw + e * HC, scratch, count[e], C, H);
+                             fcprojw + e * HC, own, count[e], C, H);
     }
+    lanes_join();
 }
 
 template <typename floatX>
@@ -1553,6 +1601,8 @@ size_t activations_alloc(Device<floatX>* d, const Config* c, size_t B, int train
     size_t H = (size_t)c->H, widest = 4 * C; // columns that are summed over tokens: of a layer, of an expert, of all W
     widest = (S + 1) * H > widest ? (S + 1) * H : widest;
     widest = E * C > widest ? E * C : widest;
+    widest = E > 0 && EXPERT_STREAMS * H > widest ? EXPERT_STREAMS * H : widest;
+    widest = E > 0 && EXPERT_STREAMS * C > widest ? EXPERT_STREAMS * C : widest;
     if (d == NULL) { d = &nobody; }
     #define X(type, field, count) bytes += (count) * sizeof(type); \
         if (real != NULL) { a->field = (type*)device_alloc((count), sizeof(type), "activations"); } \
@@ -2639,6 +2689,7 @@ typedef const char* text;
     X(flag,  eval_only,      "-e",  "0",          0, 1,    "validate the --init model and stop") \
     X(text,  dump_routing,   "-dr", "",           0, 0,    "write class and experts of every validation patch to this file") \
     X(flag,  dry_run,        "-dy", "0",          0, 1,    "print size, memory, cost and time of the run, and stop") \
+    X(int,   streams,        "-ns", "4",          1, 4,    "streams that share the experts of a layer; changes no bit") \
     X(text,  dtype,          "-dt", "auto",       0, 0,    "of weights and activations: bf16, fp32; auto: bf16 if the GPU has it") \
     X(text,  predict,        "-p",  "",           0, 0,    "say what is in the pictures of this file (as --data, or .ppm), stop") \
     X(int,   predict_first,  "-pf", "0",          0, 2147483647, "number of the first picture of --predict") \
@@ -3954,9 +4005,7 @@ void gpu_start(char* name, size_t room, const char* dtype, int* is_bf16) {
     *is_bf16 = asked == 2 || (asked == 0 && gpu.major >= 8);
     gpu_peak = peak_of(gpu.name);
     snprintf(name, room, "%s (compute capability %d.%d, %d SMs)", gpu.name, gpu.major, gpu.minor, gpu.multiProcessorCount);
-    CUBLAS(cublasCreate(&cublas));
-    CUBLAS(cublasLtCreate(&cublaslt));
-    lt_workspace = device_alloc(LT_WORKSPACE_BYTES, 1, "cuBLAS");
+    lanes_make();
 }
 
 double memory_available(void) { // bytes free on the GPU
@@ -4119,6 +4168,7 @@ int main(int argc, char** argv) {
             "give pictures like those it was trained on", "%s: %d classes of %d x %d x %d pictures; %s has %d of %d x %d x %d",
             s.data, set.classes, set.planes, set.size, set.size, from, config.classes, config.planes, config.image, config.image);
     gpu_start(gpu, sizeof gpu, s.dtype, &model.bf16);
+    expert_lanes = s.streams > 1 ? s.streams : 0;
     model.with_ema = s.ema > 0.0f;
     vit_plan(&model, config, *s.predict ? 1 : s.batch, training);
     if (training || s.dry_run) {

@@ -1,5 +1,6 @@
-// The CUDA runtime API, as far as a program in one file needs it. There is one device. Streams and events exist, but everything
-// runs at once, in the order in which the host asks for it. All constants have NVIDIA's numbers: ../test/api.cu compares them.
+// The CUDA runtime API, as far as a program in one file needs it. There is one device. Streams and events exist, but as a rule
+// everything runs at once, in the order in which the host asks for it (../streams.cpp). All constants have NVIDIA's numbers:
+// ../test/api.cu compares them.
 #ifndef CUDACPU_RUNTIME_H
 #define CUDACPU_RUNTIME_H
 #include "cudacpu.h"
@@ -23,6 +24,8 @@ enum cudaDeviceAttr {
 };
 enum cudaDataType_t { CUDA_R_32F = 0, CUDA_R_64F = 1, CUDA_R_16F = 2, CUDA_R_8I = 3, CUDA_R_32I = 10, CUDA_R_16BF = 14 };
 typedef enum cudaDataType_t cudaDataType;
+#define cudaStreamLegacy ((cudaStream_t)0x1)
+#define cudaStreamPerThread ((cudaStream_t)0x2) // the same here
 #define cudaStreamDefault 0x00
 #define cudaStreamNonBlocking 0x01
 #define cudaEventDefault 0x00
@@ -70,10 +73,12 @@ cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t fro
                          cudaMemcpyKind kind);
 cudaError_t cudaMemset(void* p, int value, size_t n);
 cudaError_t cudaMemsetAsync(void* p, int value, size_t n, cudaStream_t stream = 0);
+namespace cudacpu { void finish_stream(cudaStream_t stream); }
 template <class T>
 inline cudaError_t cudaMemcpyToSymbol(T& to, const void* from, size_t n, size_t offset = 0,
                                       cudaMemcpyKind = cudaMemcpyHostToDevice) {
     if (offset + n > sizeof to) { return cudaErrorInvalidValue; }
+    cudacpu::finish_stream(NULL);
     memcpy((char*)&to + offset, from, n);
     return cudaSuccess;
 }
@@ -81,6 +86,7 @@ template <class T>
 inline cudaError_t cudaMemcpyFromSymbol(void* to, const T& from, size_t n, size_t offset = 0,
                                         cudaMemcpyKind = cudaMemcpyDeviceToHost) {
     if (offset + n > sizeof from) { return cudaErrorInvalidValue; }
+    cudacpu::finish_stream(NULL);
     memcpy(to, (const char*)&from + offset, n);
     return cudaSuccess;
 }

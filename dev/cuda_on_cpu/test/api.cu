@@ -62,6 +62,7 @@ FIELD_IS(memoryBusWidth, int); FIELD_IS(warpSize, int); FIELD_IS(regsPerBlock, i
 #define BLAS_TAKES(name, ...) TAKES(name, cublasStatus_t, __VA_ARGS__)
 typedef cudaStream_t S;
 typedef cudaEvent_t V;
+static_assert(sizeof(cudaStreamPerThread) == sizeof(S) && sizeof(cudaStreamLegacy) == sizeof(S), "streams by name");
 TAKES(cudaGetErrorString, const char*, cudaError_t);
 CUDA_TAKES(cudaGetLastError, void); CUDA_TAKES(cudaPeekAtLastError, void); CUDA_TAKES(cudaMalloc, void**, size_t);
 CUDA_TAKES(cudaFree, void*); CUDA_TAKES(cudaMallocHost, void**, size_t); CUDA_TAKES(cudaHostAlloc, void**, size_t, unsigned);

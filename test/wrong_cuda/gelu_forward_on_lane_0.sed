@@ -1,0 +1,2 @@
+# GELU runs on lane 0
+/^void gelu_forward(/,/^}/ s~lane->stream~lanes->stream~
