@@ -144,7 +144,7 @@ data/languages data/tokenize data/shapes: %: %.c .flags.tmp
 
 # ---- CUDA: with nvcc, or on the CPU with g++ ---------------------------------------------------------------------------
 
-# per-thread: the default stream is one that a graph can capture, see lanes_make
+# per-thread: the default stream is one that a graph can capture, see queues_make
 NVCC_FLAGS := -O3 -std=c++17 -default-stream per-thread -diag-suppress 20012,177,549
 CUDACPU := dev/cuda_on_cpu/cudacpu-cc
 CUDACPU_FILES := $(wildcard dev/cuda_on_cpu/*.c dev/cuda_on_cpu/*.cpp dev/cuda_on_cpu/*.h dev/cuda_on_cpu/include/*) $(CUDACPU)

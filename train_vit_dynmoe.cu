@@ -123,15 +123,15 @@ void cublas_check(cublasStatus_t status, const char* file, int line) {
 }
 #define CUBLAS(call) cublas_check(call, __FILE__, __LINE__)
 
-// What may run beside other work needs a stream, a handle of cuBLAS and memory for cuBLAS to work in of its own: a lane. Everything
-// runs on lane 0, but the experts of a layer, which are small and independent, are dealt out to lanes 1 to expert_lanes. Each
-// expert is computed by the same calls whatever its lane: the bits do not depend on their number.
+// What may run beside other work needs a stream, a handle of cuBLAS and memory for cuBLAS of its own: a queue. Everything runs on
+// queue 0, but the experts of a layer, which are small and independent, are dealt out to queues 1 to expert_queues. Each expert is
+// computed by the same calls whatever its queue: the bits do not depend on their number.
 #define EXPERT_STREAMS 4
 #define WORKSPACE_BYTES ((size_t)32 << 20)
-typedef struct { cudaStream_t stream; cublasHandle_t cublas; void* workspace; cudaEvent_t event; } Lane;
-static Lane lanes[1 + EXPERT_STREAMS], *lane = lanes; // made by gpu_start; the one on which work is started now
-static int expert_lanes = EXPERT_STREAMS;             // by --streams; 0: experts stay on lane 0, one after the other
-static cublasLtHandle_t cublaslt;                     // knows no stream: it is told with each call
+typedef struct { cudaStream_t stream; cublasHandle_t cublas; void* workspace; cudaEvent_t event; } Queue;
+static Queue queues[1 + EXPERT_STREAMS], *queue = queues; // made by gpu_start; the one on which work is started now
+static int expert_queues = EXPERT_STREAMS;  // by --streams; 0: experts stay on queue 0, one after the other
+static cublasLtHandle_t cublaslt;           // knows no stream: it is told with each call
 #define WARP 32
 #define BLOCK 256                   // threads of a block where nothing else is said: 8 warps
 
@@ -149,32 +149,32 @@ void to_host(void* h, const void* d, size_t bytes) { CUDA(cudaMemcpy(h, d, bytes
 
 int blocks_for(size_t n, int per_block) { return (int)((n + (size_t)per_block - 1) / (size_t)per_block); } // to cover n
 
-void lanes_make(void) {
-    // Lane 0 has the thread's default stream. That is where launches without a stream go, too: nvcc -default-stream per-thread.
-    // The others wait for nobody but by the events of lanes_fork and lanes_join.
+void queues_make(void) {
+    // Queue 0 has the thread's default stream. That is where launches without a stream go, too: nvcc -default-stream per-thread.
+    // The others wait for nobody but by the events of queues_fork and queues_join.
     for (int i = 0; i <= EXPERT_STREAMS; i++) {
-        Lane* l = &lanes[i];
-        if (i == 0) { l->stream = cudaStreamPerThread; }
-        else { CUDA(cudaStreamCreateWithFlags(&l->stream, cudaStreamNonBlocking)); }
-        CUDA(cudaEventCreateWithFlags(&l->event, cudaEventDisableTiming));
-        l->workspace = device_alloc(WORKSPACE_BYTES, 1, "cuBLAS");
-        CUBLAS(cublasCreate(&l->cublas));
-        CUBLAS(cublasSetStream(l->cublas, l->stream));
-        CUBLAS(cublasSetWorkspace(l->cublas, l->workspace, WORKSPACE_BYTES)); // after the stream, which sets it back
+        Queue* q = &queues[i];
+        if (i == 0) { q->stream = cudaStreamPerThread; }
+        else { CUDA(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking)); }
+        CUDA(cudaEventCreateWithFlags(&q->event, cudaEventDisableTiming));
+        q->workspace = device_alloc(WORKSPACE_BYTES, 1, "cuBLAS");
+        CUBLAS(cublasCreate(&q->cublas));
+        CUBLAS(cublasSetStream(q->cublas, q->stream));
+        CUBLAS(cublasSetWorkspace(q->cublas, q->workspace, WORKSPACE_BYTES)); // after the stream, which sets it back
     }
     CUBLAS(cublasLtCreate(&cublaslt));
 }
 
-void lanes_fork(void) { // what is started on the other lanes from now on waits for what was started on lane 0 before
-    CUDA(cudaEventRecord(lanes[0].event, lanes[0].stream));
-    for (int i = 1; i <= expert_lanes; i++) { CUDA(cudaStreamWaitEvent(lanes[i].stream, lanes[0].event, 0)); }
+void queues_fork(void) { // what is started on the other queues from now on waits for what was started on queue 0 before
+    CUDA(cudaEventRecord(queues[0].event, queues[0].stream));
+    for (int i = 1; i <= expert_queues; i++) { CUDA(cudaStreamWaitEvent(queues[i].stream, queues[0].event, 0)); }
 }
 
-void lanes_join(void) { // back to lane 0; what is started there from now on waits for all lanes
-    lane = lanes;
-    for (int i = 1; i <= expert_lanes; i++) {
-        CUDA(cudaEventRecord(lanes[i].event, lanes[i].stream));
-        CUDA(cudaStreamWaitEvent(lanes[0].stream, lanes[i].event, 0));
+void queues_join(void) { // back to queue 0; what is started there from now on waits for all queues
+    queue = queues;
+    for (int i = 1; i <= expert_queues; i++) {
+        CUDA(cudaEventRecord(queues[i].event, queues[i].stream));
+        CUDA(cudaStreamWaitEvent(queues[0].stream, queues[i].event, 0));
     }
 }
 
@@ -232,7 +232,7 @@ template <typename A, typename Out>
 void matmul(Out* out, const A* a, int ta, const A* b, int tb, int M, int N, int K, float alpha, float beta) {
     // out (M, N) = alpha op(a) op(b) + beta out; op(a) is (M, K): a, or with ta the transpose of a (K, M); op(b) (K, N) likewise
     if (M == 0 || N == 0) { return; }
-    CUBLAS(cublasGemmEx(lane->cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &alpha, b,
+    CUBLAS(cublasGemmEx(queue->cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &alpha, b,
                         type_of(b), tb ? K : N, a, type_of(a), ta ? M : K, &beta, out, type_of(out), N, CUBLAS_COMPUTE_32F,
                         CUBLAS_GEMM_DEFAULT));
 }
@@ -241,16 +241,81 @@ template <typename floatX>
 void matmul_batched(floatX* out, const floatX* a, int ta, const floatX* b, int tb, int M, int N, int K, float alpha, int batches) {
     // the same for matrices that lie behind each other, beta = 0
     float beta = 0.0f;
-    CUBLAS(cublasGemmStridedBatchedEx(lane->cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K,
+    CUBLAS(cublasGemmStridedBatchedEx(queue->cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K,
                                       &alpha, b, type_of(b), tb ? K : N, (long long)K * N, a, type_of(a), ta ? M : K,
                                       (long long)M * K, &beta, out, type_of(out), N, (long long)M * N, batches,
                                       CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
-unsigned alignment_of(const void* p) { // in bytes, at most 256, as cublasLt wants to be told
-    uintptr_t low = (uintptr_t)p & (~(uintptr_t)p + 1);
-    return p == NULL || low > 256 ? 256 : (unsigned)low;
+// What cublasLt has to be told of a product with an epilogue, and the algorithm that it chose. Kept, so that the host need not ask
+// again for each product of each expert. Rows come in all numbers, so it is asked for the next multiple of PLAN_ROWS: what it
+// chooses depends on nothing that happened before.
+#define MAX_PLANS 256
+#define PLAN_ROWS 128
+enum { PLAN_M, PLAN_N, PLAN_K, PLAN_TB, PLAN_EPILOGUE, PLAN_TYPE, PLAN_KEY };
+typedef struct {
+    int key[PLAN_KEY], found;       // found 0: there is no algorithm
+    cublasLtMatmulDesc_t op;
+    cublasLtMatrixLayout_t A, B, D;
+    cublasLtMatmulAlgo_t algo;
+} Plan;
+static Plan plans[MAX_PLANS];
+static int plans_made; // the n-th stands in plans[n % MAX_PLANS]: a new one takes the place of the oldest
+
+void plan_free(Plan* p) {
+    cublasLtMatrixLayoutDestroy(p->A); cublasLtMatrixLayoutDestroy(p->B); cublasLtMatrixLayoutDestroy(p->D);
+    cublasLtMatmulDescDestroy(p->op);
 }
+
+void plan_pointers(Plan* p, const void* bias, void* aux) { // where the epilogue's vector and matrix are
+    if (bias != NULL) { CUBLAS(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias)); }
+    if (aux != NULL) { CUBLAS(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux)); }
+}
+
+void plan_make(Plan* p, const int* key, const void* bias, void* aux) {
+    int M = key[PLAN_M], N = key[PLAN_N], K = key[PLAN_K], tb = key[PLAN_TB];
+    cudaDataType_t type = (cudaDataType_t)key[PLAN_TYPE];
+    cublasOperation_t trans = tb ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasLtEpilogue_t epilogue = (cublasLtEpilogue_t)key[PLAN_EPILOGUE];
+    cublasLtMatmulPreference_t wish;
+    cublasLtMatmulHeuristicResult_t best;
+    int64_t aux_ld = N;
+    uint64_t workspace = WORKSPACE_BYTES;
+    uint32_t bytes = 16; // what all matrices are aligned to
+    int found = 0;
+    memcpy(p->key, key, sizeof p->key);
+    CUBLAS(cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    CUBLAS(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &trans, sizeof trans));
+    CUBLAS(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+    CUBLAS(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &aux_ld, sizeof aux_ld));
+    plan_pointers(p, bias, aux);
+    CUBLAS(cublasLtMatrixLayoutCreate(&p->A, type, (uint64_t)(tb ? K : N), (uint64_t)(tb ? N : K), tb ? K : N));
+    CUBLAS(cublasLtMatrixLayoutCreate(&p->B, type, (uint64_t)K, (uint64_t)M, K));
+    CUBLAS(cublasLtMatrixLayoutCreate(&p->D, type, (uint64_t)N, (uint64_t)M, N));
+    CUBLAS(cublasLtMatmulPreferenceCreate(&wish));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &bytes, sizeof bytes));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &bytes, sizeof bytes));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &bytes, sizeof bytes));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &bytes, sizeof bytes));
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cublaslt, p->op, p->A, p->B, p->D, p->D, wish, 1, &best, &found);
+    p->found = status == CUBLAS_STATUS_SUCCESS && found > 0;
+    if (p->found) { p->algo = best.algo; }
+    cublasLtMatmulPreferenceDestroy(wish);
+}
+
+Plan* plan_for(const int* key, const void* bias, void* aux) { // the one that is kept, or a new one
+    for (int i = 0; i < plans_made && i < MAX_PLANS; i++) {
+        if (memcmp(plans[i].key, key, sizeof plans[i].key) == 0) { return &plans[i]; }
+    }
+    Plan* p = &plans[plans_made % MAX_PLANS];
+    if (plans_made >= MAX_PLANS) { plan_free(p); }
+    plans_made++;
+    plan_make(p, key, bias, aux);
+    return p;
+}
+
+int aligned(const void* p) { return (uintptr_t)p % 16 == 0; } // NULL too
 
 template <typename floatX>
 int matmul_epilogue(floatX* out, const floatX* a, const floatX* b, int tb, int M, int N, int K, cublasLtEpilogue_t epilogue,
@@ -258,44 +323,20 @@ int matmul_epilogue(floatX* out, const floatX* a, const floatX* b, int tb, int M
     // out (M, N) = epilogue(a op(b)): BIAS adds bias (N); GELU_AUX_BIAS keeps the sum in aux (M, N) and takes gelu; DGELU
     // multiplies by gelu'(aux). Returns 0, without having done it, where cublasLt has no algorithm for these sizes.
     float alpha = 1.0f, beta = 0.0f;
-    int found = 0, on_aux = aux != NULL;
-    // its epilogues want rows of 16 bytes, and a bias that begins at 16
-    if (M == 0 || N % 8 != 0 || K % 8 != 0 || (bias != NULL && alignment_of(bias) < 16)) { return M == 0; }
-    cublasLtMatmulDesc_t op;
-    cublasLtMatrixLayout_t A, B, D;
-    cublasLtMatmulPreference_t wish;
-    cublasLtMatmulHeuristicResult_t plan;
-    cublasOperation_t trans = tb ? CUBLAS_OP_T : CUBLAS_OP_N;
-    cudaDataType_t type = type_of(out);
-    int64_t aux_ld = N;
-    uint64_t workspace = WORKSPACE_BYTES;
-    uint32_t align_a = alignment_of(b), align_b = alignment_of(a), align_d = alignment_of(out);
-    CUBLAS(cublasLtMatmulDescCreate(&op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_TRANSA, &trans, sizeof trans));
-    CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
-    if (bias != NULL) { CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias)); }
-    if (on_aux) {
-        CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux));
-        CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &aux_ld, sizeof aux_ld));
-    }
-    CUBLAS(cublasLtMatrixLayoutCreate(&A, type, (uint64_t)(tb ? K : N), (uint64_t)(tb ? N : K), tb ? K : N));
-    CUBLAS(cublasLtMatrixLayoutCreate(&B, type, (uint64_t)K, (uint64_t)M, K));
-    CUBLAS(cublasLtMatrixLayoutCreate(&D, type, (uint64_t)N, (uint64_t)M, N));
-    CUBLAS(cublasLtMatmulPreferenceCreate(&wish));
-    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
-    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align_a, sizeof align_a));
-    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align_b, sizeof align_b));
-    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_d, sizeof align_d));
-    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_d, sizeof align_d));
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cublaslt, op, A, B, D, D, wish, 1, &plan, &found);
-    if (status == CUBLAS_STATUS_SUCCESS && found > 0) {
-        CUBLAS(cublasLtMatmul(cublaslt, op, &alpha, b, A, a, B, &beta, out, D, out, D, &plan.algo, lane->workspace,
-                              WORKSPACE_BYTES, lane->stream));
-    }
-    cublasLtMatmulPreferenceDestroy(wish);
-    cublasLtMatrixLayoutDestroy(A); cublasLtMatrixLayoutDestroy(B); cublasLtMatrixLayoutDestroy(D);
-    cublasLtMatmulDescDestroy(op);
-    return found > 0;
+    uint64_t columns = (uint64_t)M;
+    if (M == 0 || N % 8 != 0 || K % 8 != 0) { return M == 0; } // its epilogues want rows of 16 bytes, and all that begins at 16
+    if (!aligned(out) || !aligned(a) || !aligned(b) || !aligned(bias) || !aligned(aux)) { return 0; }
+    const int key[PLAN_KEY] = {blocks_for((size_t)M, PLAN_ROWS) * PLAN_ROWS, N, K, tb, (int)epilogue, (int)type_of(out)};
+    Plan* p = plan_for(key, bias, aux);
+    if (!p->found) { return 0; }
+    plan_pointers(p, bias, aux);
+    CUBLAS(cublasLtMatrixLayoutSetAttribute(p->B, CUBLASLT_MATRIX_LAYOUT_COLS, &columns, sizeof columns));
+    CUBLAS(cublasLtMatrixLayoutSetAttribute(p->D, CUBLASLT_MATRIX_LAYOUT_COLS, &columns, sizeof columns));
+    cublasStatus_t status = cublasLtMatmul(cublaslt, p->op, &alpha, b, p->A, a, p->B, &beta, out, p->D, out, p->D, &p->algo,
+                                           queue->workspace, WORKSPACE_BYTES, queue->stream);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED) { return 0; } // of this M
+    CUBLAS(status);
+    return 1;
 }
 
 template <typename floatX>
@@ -310,7 +351,7 @@ void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const 
     if (N == 0) { return; }
     if (bias != NULL && matmul_epilogue(out, inp, weight, 1, N, OC, C, CUBLASLT_EPILOGUE_BIAS, bias, (floatX*)NULL)) { return; }
     if (bias != NULL) {
-        copy_rows_kernel<<<blocks_for((size_t)N * OC, BLOCK), BLOCK, 0, lane->stream>>>(out, bias, (size_t)N * OC, OC);
+        copy_rows_kernel<<<blocks_for((size_t)N * OC, BLOCK), BLOCK, 0, queue->stream>>>(out, bias, (size_t)N * OC, OC);
         LAUNCHED();
     }
     matmul(out, inp, 0, weight, 1, N, OC, C, 1.0f, bias != NULL ? 1.0f : 0.0f);
@@ -343,14 +384,14 @@ __global__ void add_slabs_kernel(float* out, const float* partial, int slabs, in
 }
 
 void add_slabs(float* out, const float* partial, int slabs, int n) {
-    add_slabs_kernel<<<blocks_for((size_t)n, BLOCK), BLOCK, 0, lane->stream>>>(out, partial, slabs, n);
+    add_slabs_kernel<<<blocks_for((size_t)n, BLOCK), BLOCK, 0, queue->stream>>>(out, partial, slabs, n);
     LAUNCHED();
 }
 
 template <typename floatX>
 void column_sums_add(float* out, const floatX* x, float* scratch, int N, int C) { // out (C) += sum over the rows of x (N, C)
     if (N == 0) { return; }
-    column_sums_kernel<<<dim3(blocks_for((size_t)C, WARP), slabs_for(N)), dim3(WARP, 8), 0, lane->stream>>>(scratch, x, N, C);
+    column_sums_kernel<<<dim3(blocks_for((size_t)C, WARP), slabs_for(N)), dim3(WARP, 8), 0, queue->stream>>>(scratch, x, N, C);
     LAUNCHED();
     add_slabs(out, scratch, slabs_for(N), C);
 }
@@ -758,7 +799,7 @@ __global__ void gelu_forward_kernel(floatX* out, const floatX* inp, size_t n) { 
 template <typename floatX>
 void gelu_forward(floatX* out, const floatX* inp, size_t n) { // GPT-2's tanh form
     if (n == 0) { return; }
-    gelu_forward_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, lane->stream>>>(out, inp, n);
+    gelu_forward_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, queue->stream>>>(out, inp, n);
     LAUNCHED();
 }
 
@@ -774,7 +815,7 @@ __global__ void gelu_backward_kernel(floatX* dinp, const floatX* dout, const flo
 template <typename floatX>
 void gelu_backward(floatX* dinp, const floatX* dout, const floatX* inp, size_t n) { // dinp may be dout
     if (n == 0) { return; }
-    gelu_backward_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, lane->stream>>>(dinp, dout, inp, n);
+    gelu_backward_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, queue->stream>>>(dinp, dout, inp, n);
     LAUNCHED();
 }
 
@@ -1062,21 +1103,21 @@ void feedforward_backward(floatX* dx, floatX* dpre, float* dfcw, float* dfcb, fl
     matmul_backward(dx, dfcw, dfcb, dpre, x, fcw, scratch, n, C, H);
 }
 
-Lane* expert_lane(int n) { return &lanes[expert_lanes > 0 ? 1 + n % expert_lanes : 0]; } // of the n-th expert that has rows
+Queue* expert_queue(int n) { return &queues[expert_queues > 0 ? 1 + n % expert_queues : 0]; } // of the n-th expert that has rows
 
 template <typename floatX>
 void experts_forward(floatX* out, floatX* pre, floatX* act, const floatX* xr, const floatX* fcw, const floatX* fcb,
                      const floatX* fcprojw, const floatX* fcprojb, const int* offset, const int* count, int E, int C, int H) {
     // expert e works on count[e] rows from offset[e] on: xr (R, C), fcw (E, H, C), fcb (E, H), fcprojw (E, C, H), fcprojb (E, C)
-    lanes_fork(); // xr is written on lane 0
+    queues_fork(); // xr is written on queue 0
     for (int e = 0, n = 0; e < E; e++) {
         size_t r = (size_t)offset[e], HC = (size_t)H * C;
         if (count[e] == 0) { continue; }
-        lane = expert_lane(n++);
+        queue = expert_queue(n++);
         feedforward_forward(out + r * C, pre + r * H, act + r * H, xr + r * C, fcw + e * HC, fcb + (size_t)e * H, fcprojw + e * HC,
                             fcprojb + (size_t)e * C, count[e], C, H);
     }
-    lanes_join();
+    queues_join();
 }
 
 template <typename floatX>
@@ -1084,21 +1125,21 @@ void experts_backward(floatX* dxr, floatX* dpre, float* dfcw, float* dfcb, float
                       const floatX* xr, const floatX* pre, const floatX* act, const floatX* fcw, const floatX* fcprojw,
                       float* scratch, const int* offset, const int* count, int E, int C, int H) {
     // dout (R, C) -> dxr (R, C), which may be dout; dpre (R, H) is scratch; weight gradients added. scratch is that of column sums:
-    // for each lane the slabs of the expert with the most rows
+    // for each queue the slabs of the expert with the most rows
     int most = 0;
     for (int e = 0; e < E; e++) { most = count[e] > most ? count[e] : most; }
     size_t sums = (size_t)slabs_for(most) * (C > H ? C : H);
-    lanes_fork(); // dout is written on lane 0
+    queues_fork(); // dout is written on queue 0
     for (int e = 0, n = 0; e < E; e++) {
         size_t r = (size_t)offset[e], HC = (size_t)H * C;
         if (count[e] == 0) { continue; }
-        lane = expert_lane(n++);
-        float* own = scratch + (lane > lanes ? lane - lanes - 1 : 0) * sums;
+        queue = expert_queue(n++);
+        float* own = scratch + (queue > queues ? queue - queues - 1 : 0) * sums;
         feedforward_backward(dxr + r * C, dpre + r * H, dfcw + e * HC, dfcb + (size_t)e * H, dfcprojw + e * HC,
                              dfcprojb + (size_t)e * C, dout + r * C, xr + r * C, pre + r * H, act + r * H, fcw + e * HC,
                              fcprojw + e * HC, own, count[e], C, H);
     }
-    lanes_join();
+    queues_join();
 }
 
 template <typename floatX>
@@ -4005,7 +4046,7 @@ void gpu_start(char* name, size_t room, const char* dtype, int* is_bf16) {
     *is_bf16 = asked == 2 || (asked == 0 && gpu.major >= 8);
     gpu_peak = peak_of(gpu.name);
     snprintf(name, room, "%s (compute capability %d.%d, %d SMs)", gpu.name, gpu.major, gpu.minor, gpu.multiProcessorCount);
-    lanes_make();
+    queues_make();
 }
 
 double memory_available(void) { // bytes free on the GPU
@@ -4168,7 +4209,7 @@ int main(int argc, char** argv) {
             "give pictures like those it was trained on", "%s: %d classes of %d x %d x %d pictures; %s has %d of %d x %d x %d",
             s.data, set.classes, set.planes, set.size, set.size, from, config.classes, config.planes, config.image, config.image);
     gpu_start(gpu, sizeof gpu, s.dtype, &model.bf16);
-    expert_lanes = s.streams > 1 ? s.streams : 0;
+    expert_queues = s.streams > 1 ? s.streams : 0;
     model.with_ema = s.ema > 0.0f;
     vit_plan(&model, config, *s.predict ? 1 : s.batch, training);
     if (training || s.dry_run) {

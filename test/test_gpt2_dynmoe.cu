@@ -157,6 +157,41 @@ template <typename floatX> static void matmuls(const char* dtype) {
 }
 BOTH_TYPES(matmuls)
 
+template <typename floatX> static void plans_of_products(const char* dtype) {
+    // one for all rows of a bucket; another for each other size, operation, type; and the oldest goes when there is no more room
+    say(dtype, 0, 8, 16);
+    const int rows[] = {1, 127, 128, 64, 129, 256, 257}, K = 8, N = 16, most = PLAN_ROWS * (MAX_PLANS + 2);
+    float *x = rounded<floatX>((size_t)most * N, 1), *w = rounded<floatX>(N * 24, 1), *b = rounded<floatX>(24, 1);
+    float* out = randoms((size_t)most * N, 1);
+    floatX *gx = upX<floatX>(x, (size_t)most * N), *gw = upX<floatX>(w, N * 24), *gb = upX<floatX>(b, 24);
+    floatX *got = room<floatX>((size_t)most * N), *aux = room<floatX>(300 * N);
+    int before = plans_made;
+    for (int i = 0; i < 7; i++) {
+        ck_assert(matmul_epilogue(got, gx, gw, 1, rows[i], N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL));
+        ref::matmul_forward(out, x, w, b, rows[i], K, N);
+        near("out", got, out, (size_t)rows[i] * N, K);
+    }
+    ck_assert_int_eq(plans_made - before, 3);
+    ck_assert(matmul_epilogue(got, gx, gw, 1, 9, K, N, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL)); // N and K change places
+    ck_assert(matmul_epilogue(got, gx, gw, 1, 9, N, N, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL));
+    ck_assert(matmul_epilogue(got, gx, gw, 1, 9, N, K, CUBLASLT_EPILOGUE_GELU_AUX_BIAS, gb, aux));
+    ck_assert(matmul_epilogue(got, gx, gw, 0, 9, N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL));
+    ck_assert_int_eq(plans_made - before, 7);
+    ck_assert(matmul_epilogue(got, gx + 1, gw, 1, 9, N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL) == 0); // not at 16 bytes
+    ck_assert(matmul_epilogue(got, gx, gw, 1, 9, N, K, CUBLASLT_EPILOGUE_BIAS, gb + 1, (floatX*)NULL) == 0);
+    for (int M = 1; M <= most; M += PLAN_ROWS) {
+        ck_assert(matmul_epilogue(got, gx, gw, 1, M, N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL));
+    }
+    ck_assert(plans_made - before > MAX_PLANS);
+    before = plans_made;
+    ck_assert(matmul_epilogue(got, gx, gw, 1, 128, N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL)); // it went
+    ck_assert(matmul_epilogue(got, gx, gw, 1, most, N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL)); // it did not
+    ck_assert_int_eq(plans_made - before, 1);
+    ref::matmul_forward(out, x, w, b, most, K, N);
+    near("the last", got, out, (size_t)most * N, K);
+}
+BOTH_TYPES(plans_of_products)
+
 template <typename floatX> static void attention(const char* dtype) {
     static const int shapes[][4] = {{2, 5, 12, 3}, {1, 70, 16, 2}, {2, 1, 8, 1}, {1, 33, 8, 1}}; // B, T, C, NH
     for (int s = 0; s < 8; s++) {
@@ -244,7 +279,7 @@ BOTH_TYPES(classifier)
 // ----------------------------------------------------------------------------------------------------------------------
 // The DynMoE layer
 
-// Experts on several streams, between work on lane 0 that writes what they read and reads what they write: the same bits as on one
+// Experts on several streams, between work on queue 0 that writes what they read and reads what they write: the same bits as on one
 // stream. On a GPU it is luck if a missing event shows; the emulation is asked for the orders in which it must (CUDACPU_STREAMS).
 template <typename floatX> static void streams(const char* dtype) {
     static const int shapes[][2] = {{16, 24}, {15, 9}}; // C, H: with and without epilogues
@@ -275,7 +310,7 @@ template <typename floatX> static void streams(const char* dtype) {
         floatX* host_y = (floatX*)alloc_zeroed(6 * nc, sizeof(floatX), "a test"); // (3, 2, N, C): wanted, got
         float* host_grads = (float*)alloc_zeroed(2 * sums, sizeof(float), "a test");
         for (int run = 0; run < 1 + 4 * 3; run++) { // the first run is what the others are compared with
-            expert_lanes = run == 0 ? 0 : 2 + run % 3;
+            expert_queues = run == 0 ? 0 : 2 + run % 3;
             setenv("CUDACPU_STREAMS", orders[run == 0 ? 0 : (run - 1) / 3], 1);
             CUDA(cudaMemset(rows, 0xff, R * (3 * C + 3 * H) * sizeof(floatX))); // NaN
             CUDA(cudaMemset(grads, 0, sums * sizeof(float)));
@@ -295,11 +330,11 @@ template <typename floatX> static void streams(const char* dtype) {
             int same = memcmp(host_y, host_y + at * nc, nc * sizeof(floatX)) == 0 &&
                        memcmp(host_y + 2 * nc, host_y + (2 + at) * nc, nc * sizeof(floatX)) == 0 &&
                        memcmp(host_grads, host_grads + at * sums, sums * sizeof(float)) == 0;
-            ck_assert_msg(same, "%s: %d streams, %s: other bits", where, expert_lanes, getenv("CUDACPU_STREAMS"));
-            ck_assert(lane == lanes);
+            ck_assert_msg(same, "%s: %d streams, %s: other bits", where, expert_queues, getenv("CUDACPU_STREAMS"));
+            ck_assert(queue == queues);
         }
     }
-    expert_lanes = EXPERT_STREAMS;
+    expert_queues = EXPERT_STREAMS;
     unsetenv("CUDACPU_STREAMS");
 }
 BOTH_TYPES(streams)
@@ -820,6 +855,7 @@ int main(void) {
     TEST_BOTH(embedding)
     TEST_BOTH(layernorm)
     TEST_BOTH(matmuls)
+    TEST_BOTH(plans_of_products)
     TEST_BOTH(attention)
     TEST_BOTH(huge_scores)
     TEST_BOTH(elementwise)

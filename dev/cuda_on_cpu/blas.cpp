@@ -242,6 +242,8 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, c
     if (which == CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT && size == 4) { memcpy(&layout->batches, value, 4); }
     else if (which == CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET && size == 8) { memcpy(&layout->stride, value, 8); }
     else if (which == CUBLASLT_MATRIX_LAYOUT_LD && size == 8) { memcpy(&layout->ld, value, 8); }
+    else if (which == CUBLASLT_MATRIX_LAYOUT_ROWS && size == 8) { memcpy(&layout->rows, value, 8); }
+    else if (which == CUBLASLT_MATRIX_LAYOUT_COLS && size == 8) { memcpy(&layout->cols, value, 8); }
     else { return CUBLAS_STATUS_NOT_SUPPORTED; }
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -252,12 +254,20 @@ cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* prefer
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) { delete p; return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, const void*,
                                                     size_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+// What an algorithm is chosen for, as the caller may keep it: it fits other products only if they have fewer columns
+static cublasLtMatmulAlgo_t chosen_for(const cudacpu_matmul* d, const cudacpu_layout* a, const cudacpu_layout* out) {
+    uint64_t k = d->ta != CUBLAS_OP_N ? a->rows : a->cols;
+    return {{out->cols, out->rows, k, (uint64_t)d->ta, (uint64_t)d->tb, (uint64_t)d->epilogue, (uint64_t)a->type,
+             (uint64_t)out->type}};
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t layout_a,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t layout_d,
                                               cublasLtMatmulPreference_t, int wanted, cublasLtMatmulHeuristicResult_t results[],
                                               int* found) {
     if (wanted < 1) { return CUBLAS_STATUS_INVALID_VALUE; }
     memset(&results[0], 0, sizeof results[0]);
+    results[0].algo = chosen_for(desc, layout_a, layout_d);
     *found = 1;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -367,9 +377,13 @@ static void check_workspace(void* workspace, cudaStream_t stream) {
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t d, const void* alpha, const void* A,
                               cublasLtMatrixLayout_t la, const void* B, cublasLtMatrixLayout_t lb, const void* beta, const void* C,
-                              cublasLtMatrixLayout_t lc, void* D, cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t*,
+                              cublasLtMatrixLayout_t lc, void* D, cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t* algo,
                               void* workspace, size_t, cudaStream_t stream) {
     if (handle == NULL) { return CUBLAS_STATUS_NOT_INITIALIZED; }
+    cublasLtMatmulAlgo_t fits = chosen_for(d, la, ld);
+    if (algo != NULL && (memcmp(algo->data + 1, fits.data + 1, sizeof fits - 8) != 0 || algo->data[0] < fits.data[0])) {
+        failure("cublasLt: the algorithm was chosen for another product");
+    }
     LtProduct p = {*d, *la, *lb, *lc, *ld, A, B, C, D, *(const float*)alpha, *(const float*)beta};
     cublasStatus_t status = check_product(p);
     if (status != CUBLAS_STATUS_SUCCESS) { return status; }

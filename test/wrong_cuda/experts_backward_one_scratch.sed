@@ -1,2 +1,2 @@
-# all lanes add up columns in the same memory
-/^void experts_backward(/,/^}/ s~- lanes - 1 : 0) \* sums~- lanes - 1 : 0) * 0~
+# all queues add up columns in the same memory
+/^void experts_backward(/,/^}/ s~- queues - 1 : 0) \* sums~- queues - 1 : 0) * 0~

@@ -1,2 +1,2 @@
-# all lanes give cublasLt the same workspace
-/^int matmul_epilogue(/,/^}/ s~lane->workspace~lanes->workspace~
+# all queues give cublasLt the same workspace
+/^int matmul_epilogue(/,/^}/ s~queue->workspace~queues->workspace~

@@ -1,2 +1,0 @@
-# biases are written on lane 0
-/^void matmul_forward(/,/^}/ s~lane->stream~lanes->stream~

@@ -1,2 +1,0 @@
-# GELU runs on lane 0
-/^void gelu_forward(/,/^}/ s~lane->stream~lanes->stream~
