@@ -1392,11 +1392,15 @@ typedef struct {                    // one row of the table that is made from th
     X(float, sums, (N / SLAB + 1) * widest)
 #define NORM_BLOCKS 256
 
+typedef struct { int calls; cudaGraphExec_t exec; } Replay; // work that is always the same, see replay
+static int use_graphs;                                      // --graph
+
 #define FIELD(type, field, count) type* field;
 template <typename floatX> struct DeviceLayer {
     LAYER_MEMORY(FIELD)
     DENSE_MEMORY(FIELD)
     GATE_MEMORY(FIELD)
+    Replay forward, backward;       // of the attention half
     floatX *rows, *xr, *out;        // memory of the routed rows: xr (R, C), out (R, C), pre (R, H), act (R, H)
     size_t rows_size;
 };
@@ -1576,6 +1580,8 @@ void device_free(GPT2* model) {
         DeviceLayer<floatX>* a = &d->layer[l];
         LAYER_MEMORY(X)
         if (c->moe[l]) { GATE_MEMORY(X) } else { DENSE_MEMORY(X) }
+        if (a->forward.exec != NULL) { cudaGraphExecDestroy(a->forward.exec); }
+        if (a->backward.exec != NULL) { cudaGraphExecDestroy(a->backward.exec); }
         cudaFree(a->rows);
     }
     Device<floatX>* a = d;
@@ -1864,6 +1870,23 @@ void attention_half_backward(GPT2* model, Device<floatX>* d, int l, int B, int T
 }
 
 template <typename floatX>
+void replay(Replay* r, void (*half)(GPT2*, Device<floatX>*, int, int, int), GPT2* model, Device<floatX>* d, int l, int B, int T) {
+    // Calls half. What that launches is the same in each step: it has no argument that changes, and never waits for the GPU. So
+    // with --graph it is captured once, and then started by one call. Not the first time, when cuBLAS loads its kernels, and
+    // not for batches of another size.
+    if (!use_graphs || B != model->max_B || T != model->config.T || r->calls++ == 0) { half(model, d, l, B, T); return; }
+    if (r->exec == NULL) {
+        cudaGraph_t graph;
+        CUDA(cudaStreamBeginCapture(queues[0].stream, cudaStreamCaptureModeThreadLocal));
+        half(model, d, l, B, T);
+        CUDA(cudaStreamEndCapture(queues[0].stream, &graph));
+        CUDA(cudaGraphInstantiateWithFlags(&r->exec, graph, 0));
+        CUDA(cudaGraphDestroy(graph));
+    }
+    CUDA(cudaGraphLaunch(r->exec, queues[0].stream));
+}
+
+template <typename floatX>
 void feedforward_half_forward(GPT2* model, Device<floatX>* d, int l, int N, int training) {
     // mid and ln2 -> the next layer's res and ln1, or behind the last layer res and lnf
     const Block<floatX>* p = &d->p.h[l];
@@ -1907,7 +1930,7 @@ float device_forward(GPT2* model, const int* x, const int* y, int B, int T, int 
     embedding_forward(d->layer[0].res, d->x, d->p.wte, d->p.wpe, B, T, C);
     layernorm_forward(d->layer[0].ln1, d->layer[0].mean1, d->layer[0].rstd1, d->layer[0].res, d->p.h[0].ln1w, d->p.h[0].ln1b, N, C);
     for (int l = 0; l < model->config.L; l++) {
-        attention_half_forward(model, d, l, B, T);
+        replay(&d->layer[l].forward, attention_half_forward<floatX>, model, d, l, B, T);
         feedforward_half_forward(model, d, l, N, training);
     }
     matmul_forward(d->logits, d->lnf, d->p.wte, (const floatX*)NULL, N, C, Vp); // the head is wte again
@@ -1972,7 +1995,7 @@ void device_backward(GPT2* model, float scale) {
     head_backward(model, d, scale);
     for (int l = model->config.L - 1; l >= 0; l--) {
         feedforward_half_backward(model, d, l, model->B * model->T, scale);
-        attention_half_backward(model, d, l, model->B, model->T);
+        replay(&d->layer[l].backward, attention_half_backward<floatX>, model, d, l, model->B, model->T);
     }
     embedding_step_backward(model, d);
 }
@@ -2528,6 +2551,7 @@ typedef const char* text;
     X(text,  dump_routing,   "-dr", "",           0, 0,    "write loss and experts of every validation token to this file") \
     X(flag,  dry_run,        "-dy", "0",          0, 1,    "print size, memory, cost and time of the run, and stop") \
     X(int,   streams,        "-ns", "4",          1, 4,    "streams that share the experts of a layer; changes no bit") \
+    X(int,   graph,          "-gr", "0",          0, 1,    "1: start the attention of each layer as a CUDA graph; changes no bit") \
     X(text,  dtype,          "-dt", "auto",       0, 0,    "of weights and activations: bf16, fp32; auto: bf16 if the GPU has it") \
     X(text,  tokenizer,      "-tk", "",           0, 0,    "GPT-2's vocab.bpe: prints BPE tokens as text") \
     X(text,  prompt,         "-p",  "",           0, 0,    "continue this text, or a token file (.bin), and stop") \
@@ -3700,6 +3724,7 @@ int main(int argc, char** argv) {
     s.context = config.T;
     gpu_start(gpu, sizeof gpu, s.dtype, &model.bf16);
     expert_queues = s.streams > 1 ? s.streams : 0;
+    use_graphs = s.graph;
     gpt2_plan(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
     if (training || s.dry_run) {
         double need = print_plan(&model, &s, &data, &val, gpu, training), have = memory_available();

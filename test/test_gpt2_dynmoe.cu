@@ -16,14 +16,14 @@ static GPT2 model;
 // ----------------------------------------------------------------------------------------------------------------------
 // The flags
 
-START_TEST(flags_of_both_programs_agree) { // apart from --dtype and --streams, which only the CUDA program has
+START_TEST(flags_of_both_programs_agree) { // apart from --dtype, --streams and --graph, which only the CUDA program has
     const char* argv[] = {"test"};
     flags_read(1, argv); // fills in the names
     ref::flags_read(1, argv);
     int j = 0, extra = 0;
     for (int i = 0; i < N_FLAGS; i++) {
         const Flag* f = &flag_table[i];
-        if (strcmp(f->field, "dtype") == 0 || strcmp(f->field, "streams") == 0) { extra++; continue; }
+        if (!strcmp(f->field, "dtype") || !strcmp(f->field, "streams") || !strcmp(f->field, "graph")) { extra++; continue; }
         ck_assert_msg(j < (int)(sizeof ref::flag_table / sizeof ref::flag_table[0]), "%s: the C program has none", f->name);
         const ref::Flag* g = &ref::flag_table[j++];
         ck_assert_str_eq(f->field, g->field);
@@ -34,7 +34,7 @@ START_TEST(flags_of_both_programs_agree) { // apart from --dtype and --streams, 
         ck_assert_msg(f->low == g->low && f->high == g->high, "%s: another range", f->name);
         ck_assert_msg(strcmp(f->help, g->help) == 0, "%s: %s\nin the C program: %s", f->name, f->help, g->help);
     }
-    ck_assert_int_eq(extra, 2);
+    ck_assert_int_eq(extra, 3);
     ck_assert_int_eq(j, (int)(sizeof ref::flag_table / sizeof ref::flag_table[0]));
     PASS();
 } END_TEST
@@ -826,6 +826,35 @@ START_TEST(checkpoints_are_exchanged_both_ways) {
     PASS();
 } END_TEST
 
+START_TEST(graphs) { // five steps with captured attention: the same bits, also with batches of another size in between
+    float* first = NULL;
+    for (use_graphs = 0; use_graphs < 2; use_graphs++) {
+        rng = 88172645463325252ull;
+        start_both(step_flags[1], 0);
+        int B = settings_cu.batch, T = settings_cu.context;
+        for (int step = 0; step < 5; step++) {
+            gpt2_forward(&model, x, y, B - 1, T, 0);
+            gpt2_forward(&model, x, y, B, T - 1, 0);
+            gpt2_zero_grad(&model);
+            gpt2_forward(&model, x, y, B, T, 1);
+            gpt2_backward(&model, 1.0f);
+            gpt2_update(&model, step, 0.01f, 0.9f, 0.99f, 1e-8f, 0.1f, 1.0f);
+        }
+        const Device<float>* d = (Device<float>*)model.device;
+        for (int l = 0; l < model.config.L; l++) {
+            ck_assert((d->layer[l].forward.exec != NULL) == use_graphs && (d->layer[l].backward.exec != NULL) == use_graphs);
+        }
+        gpt2_to_host(&model);
+        size_t bytes = model.n_memory * sizeof(float);
+        if (first == NULL) { first = (float*)alloc_zeroed(bytes, 1, "a test"); memcpy(first, model.params_memory, bytes); }
+        ck_assert_msg(memcmp(first, model.params_memory, bytes) == 0, "other parameters with graphs");
+        free_both();
+    }
+    use_graphs = 0;
+    free(first);
+    PASS();
+} END_TEST
+
 START_TEST(evaluation_and_logits) {
     start_both(step_flags[1], 0);
     int B = settings_cu.batch, T = settings_cu.context;
@@ -866,6 +895,7 @@ int main(void) {
     TEST(optimizer_and_rows)
     TEST_BOTH(one_step)
     TEST(evaluation_and_logits)
+    TEST(graphs)
     TEST(records_do_not_count_what_the_fallback_served)
     TEST(checkpoints_are_exchanged_both_ways)
     TEST(ten_steps_with_adds_and_removes)

@@ -131,6 +131,7 @@ static const struct { cudaError_t error; const char *name, *text; } error_texts[
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"},
 };
 const char* cudaGetErrorString(cudaError_t e) {
     for (auto& t : error_texts) { if (t.error == e) { return t.text; } }

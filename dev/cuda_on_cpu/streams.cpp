@@ -8,6 +8,7 @@
 #include "internal.h"
 #include <deque>
 #include <map>
+#include <vector>
 #include <time.h>
 
 struct cudacpu_event {
@@ -25,6 +26,8 @@ struct Task {
 };
 typedef std::deque<Task> Queue;
 static std::map<cudaStream_t, Queue>& queues = *new std::map<cudaStream_t, Queue>;
+struct Captured { std::vector<Task> tasks; cudaStream_t stream; };
+static Captured* capturing; // NULL: nothing is captured
 enum { AT_ONCE, LATE, EARLY, TURNS };
 
 static int mode() { // may change while the program runs: tests set it
@@ -73,6 +76,7 @@ static void run_early() { // all streams but the default one, as far as events l
 }
 
 void finish_stream(cudaStream_t stream) { // the host waits for it
+    if (capturing != NULL) { failure("the host waits for a stream, or frees memory, while a graph is captured"); }
     while (run_first(queue_of(stream), true)) { if (mode() == EARLY) { run_early(); } }
 }
 void finish_all_streams() {
@@ -82,6 +86,11 @@ void finish_all_streams() {
 
 static void ask(cudaStream_t stream, const Task& task) {
     int how = mode();
+    if (capturing != NULL) { // it is not done now, but whenever the graph is launched; its arguments are those of now
+        if (task.event != NULL || queue_of(stream) != capturing->stream) { failure("a graph of several streams is not emulated"); }
+        capturing->tasks.push_back(task);
+        return;
+    }
     queues[queue_of(stream)].push_back(task);
     if (how == AT_ONCE) { finish_all_streams(); }
     if (how == LATE || how == TURNS) { finish_stream(NULL); }
@@ -90,7 +99,7 @@ static void ask(cudaStream_t stream, const Task& task) {
 
 bool streams_at_once() {
     for (auto& q : queues) { if (!q.second.empty()) { return false; } }
-    return mode() == AT_ONCE;
+    return mode() == AT_ONCE && capturing == NULL;
 }
 void in_stream(cudaStream_t stream, const std::function<void()>& work) {
     if (streams_at_once()) { work(); } else { ask(stream, {work, NULL, 0, NULL}); }
@@ -136,3 +145,30 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) 
     return cudaSuccess;
 }
 long long clock64() { return (long long)(milliseconds() * 1e6); }
+
+// Graphs: what is asked of one stream between begin and end, without events
+struct cudacpu_graph : Captured {};
+struct cudacpu_graph_exec : Captured {};
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    if (stream == NULL || stream == cudaStreamLegacy || capturing != NULL) { return remember(cudaErrorStreamCaptureUnsupported); }
+    capturing = new cudacpu_graph();
+    capturing->stream = queue_of(stream);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+    if (capturing == NULL) { return remember(cudaErrorInvalidValue); }
+    *graph = (cudacpu_graph*)capturing;
+    capturing = NULL;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+    *exec = new cudacpu_graph_exec();
+    (*exec)->tasks = graph->tasks;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    for (auto& task : exec->tasks) { ask(stream, task); }
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { delete graph; return cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { delete exec; return cudaSuccess; }

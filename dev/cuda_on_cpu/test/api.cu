@@ -78,7 +78,10 @@ CUDA_TAKES(cudaStreamCreate, S*); CUDA_TAKES(cudaStreamCreateWithFlags, S*, unsi
 CUDA_TAKES(cudaStreamSynchronize, S); CUDA_TAKES(cudaStreamQuery, S); CUDA_TAKES(cudaStreamWaitEvent, S, V, unsigned);
 CUDA_TAKES(cudaEventCreate, V*); CUDA_TAKES(cudaEventCreateWithFlags, V*, unsigned); CUDA_TAKES(cudaEventDestroy, V);
 CUDA_TAKES(cudaEventRecord, V, S); CUDA_TAKES(cudaEventSynchronize, V); CUDA_TAKES(cudaEventQuery, V);
-CUDA_TAKES(cudaEventElapsedTime, float*, V, V);
+CUDA_TAKES(cudaEventElapsedTime, float*, V, V); CUDA_TAKES(cudaStreamBeginCapture, S, cudaStreamCaptureMode);
+CUDA_TAKES(cudaStreamEndCapture, S, cudaGraph_t*); CUDA_TAKES(cudaGraphLaunch, cudaGraphExec_t, S);
+CUDA_TAKES(cudaGraphInstantiateWithFlags, cudaGraphExec_t*, cudaGraph_t, unsigned long long);
+CUDA_TAKES(cudaGraphDestroy, cudaGraph_t); CUDA_TAKES(cudaGraphExecDestroy, cudaGraphExec_t);
 
 typedef cublasHandle_t H;
 typedef cublasOperation_t O;
