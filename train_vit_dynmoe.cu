@@ -123,10 +123,15 @@ void cublas_check(cublasStatus_t status, const char* file, int line) {
 }
 #define CUBLAS(call) cublas_check(call, __FILE__, __LINE__)
 
-static cublasHandle_t cublas;       // made by gpu_start
-static cublasLtHandle_t cublaslt;
-static void* lt_workspace;
-#define LT_WORKSPACE_BYTES ((size_t)32 << 20)
+// What may run beside other work needs a stream, a handle of cuBLAS and memory for cuBLAS of its own: a queue. Everything runs on
+// queue 0, but the experts of a layer, which are small and independent, are dealt out to queues 1 to expert_queues. Each expert is
+// computed by the same calls whatever its queue: the bits do not depend on their number.
+#define EXPERT_STREAMS 4
+#define WORKSPACE_BYTES ((size_t)32 << 20)
+typedef struct { cudaStream_t stream; cublasHandle_t cublas; void* workspace; cudaEvent_t event; } Queue;
+static Queue queues[1 + EXPERT_STREAMS], *queue = queues; // made by gpu_start; the one on which work is started now
+static int expert_queues = EXPERT_STREAMS;  // by --streams; 0: experts stay on queue 0, one after the other
+static cublasLtHandle_t cublaslt;           // knows no stream: it is told with each call
 #define WARP 32
 #define BLOCK 256                   // threads of a block where nothing else is said: 8 warps
 
@@ -143,6 +148,35 @@ void to_device(void* d, const void* h, size_t bytes) { CUDA(cudaMemcpy(d, h, byt
 void to_host(void* h, const void* d, size_t bytes) { CUDA(cudaMemcpy(h, d, bytes, cudaMemcpyDeviceToHost)); }
 
 int blocks_for(size_t n, int per_block) { return (int)((n + (size_t)per_block - 1) / (size_t)per_block); } // to cover n
+
+void queues_make(void) {
+    // Queue 0 has the thread's default stream. That is where launches without a stream go, too: nvcc -default-stream per-thread.
+    // The others wait for nobody but by the events of queues_fork and queues_join.
+    for (int i = 0; i <= EXPERT_STREAMS; i++) {
+        Queue* q = &queues[i];
+        if (i == 0) { q->stream = cudaStreamPerThread; }
+        else { CUDA(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking)); }
+        CUDA(cudaEventCreateWithFlags(&q->event, cudaEventDisableTiming));
+        q->workspace = device_alloc(WORKSPACE_BYTES, 1, "cuBLAS");
+        CUBLAS(cublasCreate(&q->cublas));
+        CUBLAS(cublasSetStream(q->cublas, q->stream));
+        CUBLAS(cublasSetWorkspace(q->cublas, q->workspace, WORKSPACE_BYTES)); // after the stream, which sets it back
+    }
+    CUBLAS(cublasLtCreate(&cublaslt));
+}
+
+void queues_fork(void) { // what is started on the other queues from now on waits for what was started on queue 0 before
+    CUDA(cudaEventRecord(queues[0].event, queues[0].stream));
+    for (int i = 1; i <= expert_queues; i++) { CUDA(cudaStreamWaitEvent(queues[i].stream, queues[0].event, 0)); }
+}
+
+void queues_join(void) { // back to queue 0; what is started there from now on waits for all queues
+    queue = queues;
+    for (int i = 1; i <= expert_queues; i++) {
+        CUDA(cudaEventRecord(queues[i].event, queues[i].stream));
+        CUDA(cudaStreamWaitEvent(queues[0].stream, queues[i].event, 0));
+    }
+}
 
 typedef __nv_bfloat16 bf16;
 __host__ __device__ inline float value(float x) { return x; }
@@ -198,8 +232,8 @@ template <typename A, typename Out>
 void matmul(Out* out, const A* a, int ta, const A* b, int tb, int M, int N, int K, float alpha, float beta) {
     // out (M, N) = alpha op(a) op(b) + beta out; op(a) is (M, K): a, or with ta the transpose of a (K, M); op(b) (K, N) likewise
     if (M == 0 || N == 0) { return; }
-    CUBLAS(cublasGemmEx(cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &alpha, b, type_of(b),
-                        tb ? K : N, a, type_of(a), ta ? M : K, &beta, out, type_of(out), N, CUBLAS_COMPUTE_32F,
+    CUBLAS(cublasGemmEx(queue->cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &alpha, b,
+                        type_of(b), tb ? K : N, a, type_of(a), ta ? M : K, &beta, out, type_of(out), N, CUBLAS_COMPUTE_32F,
                         CUBLAS_GEMM_DEFAULT));
 }
 
@@ -207,15 +241,81 @@ template <typename floatX>
 void matmul_batched(floatX* out, const floatX* a, int ta, const floatX* b, int tb, int M, int N, int K, float alpha, int batches) {
     // the same for matrices that lie behind each other, beta = 0
     float beta = 0.0f;
-    CUBLAS(cublasGemmStridedBatchedEx(cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &alpha, b,
-                                      type_of(b), tb ? K : N, (long long)K * N, a, type_of(a), ta ? M : K, (long long)M * K, &beta,
-                                      out, type_of(out), N, (long long)M * N, batches, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    CUBLAS(cublasGemmStridedBatchedEx(queue->cublas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K,
+                                      &alpha, b, type_of(b), tb ? K : N, (long long)K * N, a, type_of(a), ta ? M : K,
+                                      (long long)M * K, &beta, out, type_of(out), N, (long long)M * N, batches,
+                                      CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
-unsigned alignment_of(const void* p) { // in bytes, at most 256, as cublasLt wants to be told
-    uintptr_t low = (uintptr_t)p & (~(uintptr_t)p + 1);
-    return p == NULL || low > 256 ? 256 : (unsigned)low;
+// What cublasLt has to be told of a product with an epilogue, and the algorithm that it chose. Kept, so that the host need not ask
+// again for each product of each expert. Rows come in all numbers, so it is asked for the next multiple of PLAN_ROWS: what it
+// chooses depends on nothing that happened before.
+#define MAX_PLANS 256
+#define PLAN_ROWS 128
+enum { PLAN_M, PLAN_N, PLAN_K, PLAN_TB, PLAN_EPILOGUE, PLAN_TYPE, PLAN_KEY };
+typedef struct {
+    int key[PLAN_KEY], found;       // found 0: there is no algorithm
+    cublasLtMatmulDesc_t op;
+    cublasLtMatrixLayout_t A, B, D;
+    cublasLtMatmulAlgo_t algo;
+} Plan;
+static Plan plans[MAX_PLANS];
+static int plans_made; // the n-th stands in plans[n % MAX_PLANS]: a new one takes the place of the oldest
+
+void plan_free(Plan* p) {
+    cublasLtMatrixLayoutDestroy(p->A); cublasLtMatrixLayoutDestroy(p->B); cublasLtMatrixLayoutDestroy(p->D);
+    cublasLtMatmulDescDestroy(p->op);
 }
+
+void plan_pointers(Plan* p, const void* bias, void* aux) { // where the epilogue's vector and matrix are
+    if (bias != NULL) { CUBLAS(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias)); }
+    if (aux != NULL) { CUBLAS(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux)); }
+}
+
+void plan_make(Plan* p, const int* key, const void* bias, void* aux) {
+    int M = key[PLAN_M], N = key[PLAN_N], K = key[PLAN_K], tb = key[PLAN_TB];
+    cudaDataType_t type = (cudaDataType_t)key[PLAN_TYPE];
+    cublasOperation_t trans = tb ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasLtEpilogue_t epilogue = (cublasLtEpilogue_t)key[PLAN_EPILOGUE];
+    cublasLtMatmulPreference_t wish;
+    cublasLtMatmulHeuristicResult_t best;
+    int64_t aux_ld = N;
+    uint64_t workspace = WORKSPACE_BYTES;
+    uint32_t bytes = 16; // what all matrices are aligned to
+    int found = 0;
+    memcpy(p->key, key, sizeof p->key);
+    CUBLAS(cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    CUBLAS(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &trans, sizeof trans));
+    CUBLAS(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+    CUBLAS(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &aux_ld, sizeof aux_ld));
+    plan_pointers(p, bias, aux);
+    CUBLAS(cublasLtMatrixLayoutCreate(&p->A, type, (uint64_t)(tb ? K : N), (uint64_t)(tb ? N : K), tb ? K : N));
+    CUBLAS(cublasLtMatrixLayoutCreate(&p->B, type, (uint64_t)K, (uint64_t)M, K));
+    CUBLAS(cublasLtMatrixLayoutCreate(&p->D, type, (uint64_t)N, (uint64_t)M, N));
+    CUBLAS(cublasLtMatmulPreferenceCreate(&wish));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &bytes, sizeof bytes));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &bytes, sizeof bytes));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &bytes, sizeof bytes));
+    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &bytes, sizeof bytes));
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cublaslt, p->op, p->A, p->B, p->D, p->D, wish, 1, &best, &found);
+    p->found = status == CUBLAS_STATUS_SUCCESS && found > 0;
+    if (p->found) { p->algo = best.algo; }
+    cublasLtMatmulPreferenceDestroy(wish);
+}
+
+Plan* plan_for(const int* key, const void* bias, void* aux) { // the one that is kept, or a new one
+    for (int i = 0; i < plans_made && i < MAX_PLANS; i++) {
+        if (memcmp(plans[i].key, key, sizeof plans[i].key) == 0) { return &plans[i]; }
+    }
+    Plan* p = &plans[plans_made % MAX_PLANS];
+    if (plans_made >= MAX_PLANS) { plan_free(p); }
+    plans_made++;
+    plan_make(p, key, bias, aux);
+    return p;
+}
+
+int aligned(const void* p) { return (uintptr_t)p % 16 == 0; } // NULL too
 
 template <typename floatX>
 int matmul_epilogue(floatX* out, const floatX* a, const floatX* b, int tb, int M, int N, int K, cublasLtEpilogue_t epilogue,
@@ -223,44 +323,20 @@ int matmul_epilogue(floatX* out, const floatX* a, const floatX* b, int tb, int M
     // out (M, N) = epilogue(a op(b)): BIAS adds bias (N); GELU_AUX_BIAS keeps the sum in aux (M, N) and takes gelu; DGELU
     // multiplies by gelu'(aux). Returns 0, without having done it, where cublasLt has no algorithm for these sizes.
     float alpha = 1.0f, beta = 0.0f;
-    int found = 0, on_aux = aux != NULL;
-    // its epilogues want rows of 16 bytes, and a bias that begins at 16
-    if (M == 0 || N % 8 != 0 || K % 8 != 0 || (bias != NULL && alignment_of(bias) < 16)) { return M == 0; }
-    cublasLtMatmulDesc_t op;
-    cublasLtMatrixLayout_t A, B, D;
-    cublasLtMatmulPreference_t wish;
-    cublasLtMatmulHeuristicResult_t plan;
-    cublasOperation_t trans = tb ? CUBLAS_OP_T : CUBLAS_OP_N;
-    cudaDataType_t type = type_of(out);
-    int64_t aux_ld = N;
-    uint64_t workspace = LT_WORKSPACE_BYTES;
-    uint32_t align_a = alignment_of(b), align_b = alignment_of(a), align_d = alignment_of(out);
-    CUBLAS(cublasLtMatmulDescCreate(&op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_TRANSA, &trans, sizeof trans));
-    CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
-    if (bias != NULL) { CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias)); }
-    if (on_aux) {
-        CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux));
-        CUBLAS(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &aux_ld, sizeof aux_ld));
-    }
-    CUBLAS(cublasLtMatrixLayoutCreate(&A, type, (uint64_t)(tb ? K : N), (uint64_t)(tb ? N : K), tb ? K : N));
-    CUBLAS(cublasLtMatrixLayoutCreate(&B, type, (uint64_t)K, (uint64_t)M, K));
-    CUBLAS(cublasLtMatrixLayoutCreate(&D, type, (uint64_t)N, (uint64_t)M, N));
-    CUBLAS(cublasLtMatmulPreferenceCreate(&wish));
-    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
-    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align_a, sizeof align_a));
-    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align_b, sizeof align_b));
-    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_d, sizeof align_d));
-    CUBLAS(cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_d, sizeof align_d));
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cublaslt, op, A, B, D, D, wish, 1, &plan, &found);
-    if (status == CUBLAS_STATUS_SUCCESS && found > 0) {
-        CUBLAS(cublasLtMatmul(cublaslt, op, &alpha, b, A, a, B, &beta, out, D, out, D, &plan.algo, lt_workspace, LT_WORKSPACE_BYTES,
-                              0));
-    }
-    cublasLtMatmulPreferenceDestroy(wish);
-    cublasLtMatrixLayoutDestroy(A); cublasLtMatrixLayoutDestroy(B); cublasLtMatrixLayoutDestroy(D);
-    cublasLtMatmulDescDestroy(op);
-    return found > 0;
+    uint64_t columns = (uint64_t)M;
+    if (M == 0 || N % 8 != 0 || K % 8 != 0) { return M == 0; } // its epilogues want rows of 16 bytes, and all that begins at 16
+    if (!aligned(out) || !aligned(a) || !aligned(b) || !aligned(bias) || !aligned(aux)) { return 0; }
+    const int key[PLAN_KEY] = {blocks_for((size_t)M, PLAN_ROWS) * PLAN_ROWS, N, K, tb, (int)epilogue, (int)type_of(out)};
+    Plan* p = plan_for(key, bias, aux);
+    if (!p->found) { return 0; }
+    plan_pointers(p, bias, aux);
+    CUBLAS(cublasLtMatrixLayoutSetAttribute(p->B, CUBLASLT_MATRIX_LAYOUT_COLS, &columns, sizeof columns));
+    CUBLAS(cublasLtMatrixLayoutSetAttribute(p->D, CUBLASLT_MATRIX_LAYOUT_COLS, &columns, sizeof columns));
+    cublasStatus_t status = cublasLtMatmul(cublaslt, p->op, &alpha, b, p->A, a, p->B, &beta, out, p->D, out, p->D, &p->algo,
+                                           queue->workspace, WORKSPACE_BYTES, queue->stream);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED) { return 0; } // of this M
+    CUBLAS(status);
+    return 1;
 }
 
 template <typename floatX>
@@ -275,7 +351,7 @@ void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const 
     if (N == 0) { return; }
     if (bias != NULL && matmul_epilogue(out, inp, weight, 1, N, OC, C, CUBLASLT_EPILOGUE_BIAS, bias, (floatX*)NULL)) { return; }
     if (bias != NULL) {
-        copy_rows_kernel<<<blocks_for((size_t)N * OC, BLOCK), BLOCK>>>(out, bias, (size_t)N * OC, OC);
+        copy_rows_kernel<<<blocks_for((size_t)N * OC, BLOCK), BLOCK, 0, queue->stream>>>(out, bias, (size_t)N * OC, OC);
         LAUNCHED();
     }
     matmul(out, inp, 0, weight, 1, N, OC, C, 1.0f, bias != NULL ? 1.0f : 0.0f);
@@ -308,14 +384,14 @@ __global__ void add_slabs_kernel(float* out, const float* partial, int slabs, in
 }
 
 void add_slabs(float* out, const float* partial, int slabs, int n) {
-    add_slabs_kernel<<<blocks_for((size_t)n, BLOCK), BLOCK>>>(out, partial, slabs, n);
+    add_slabs_kernel<<<blocks_for((size_t)n, BLOCK), BLOCK, 0, queue->stream>>>(out, partial, slabs, n);
     LAUNCHED();
 }
 
 template <typename floatX>
 void column_sums_add(float* out, const floatX* x, float* scratch, int N, int C) { // out (C) += sum over the rows of x (N, C)
     if (N == 0) { return; }
-    column_sums_kernel<<<dim3(blocks_for((size_t)C, WARP), slabs_for(N)), dim3(WARP, 8)>>>(scratch, x, N, C);
+    column_sums_kernel<<<dim3(blocks_for((size_t)C, WARP), slabs_for(N)), dim3(WARP, 8), 0, queue->stream>>>(scratch, x, N, C);
     LAUNCHED();
     add_slabs(out, scratch, slabs_for(N), C);
 }
@@ -723,7 +799,7 @@ __global__ void gelu_forward_kernel(floatX* out, const floatX* inp, size_t n) { 
 template <typename floatX>
 void gelu_forward(floatX* out, const floatX* inp, size_t n) { // GPT-2's tanh form
     if (n == 0) { return; }
-    gelu_forward_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(out, inp, n);
+    gelu_forward_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, queue->stream>>>(out, inp, n);
     LAUNCHED();
 }
 
@@ -739,7 +815,7 @@ __global__ void gelu_backward_kernel(floatX* dinp, const floatX* dout, const flo
 template <typename floatX>
 void gelu_backward(floatX* dinp, const floatX* dout, const floatX* inp, size_t n) { // dinp may be dout
     if (n == 0) { return; }
-    gelu_backward_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(dinp, dout, inp, n);
+    gelu_backward_kernel<<<blocks_for(n, BLOCK), BLOCK, 0, queue->stream>>>(dinp, dout, inp, n);
     LAUNCHED();
 }
 
@@ -1027,30 +1103,43 @@ void feedforward_backward(floatX* dx, floatX* dpre, float* dfcw, float* dfcb, fl
     matmul_backward(dx, dfcw, dfcb, dpre, x, fcw, scratch, n, C, H);
 }
 
+Queue* expert_queue(int n) { return &queues[expert_queues > 0 ? 1 + n % expert_queues : 0]; } // of the n-th expert that has rows
+
 template <typename floatX>
 void experts_forward(floatX* out, floatX* pre, floatX* act, const floatX* xr, const floatX* fcw, const floatX* fcb,
                      const floatX* fcprojw, const floatX* fcprojb, const int* offset, const int* count, int E, int C, int H) {
     // expert e works on count[e] rows from offset[e] on: xr (R, C), fcw (E, H, C), fcb (E, H), fcprojw (E, C, H), fcprojb (E, C)
-    for (int e = 0; e < E; e++) {
+    queues_fork(); // xr is written on queue 0
+    for (int e = 0, n = 0; e < E; e++) {
         size_t r = (size_t)offset[e], HC = (size_t)H * C;
         if (count[e] == 0) { continue; }
+        queue = expert_queue(n++);
         feedforward_forward(out + r * C, pre + r * H, act + r * H, xr + r * C, fcw + e * HC, fcb + (size_t)e * H, fcprojw + e * HC,
                             fcprojb + (size_t)e * C, count[e], C, H);
     }
+    queues_join();
 }
 
 template <typename floatX>
 void experts_backward(floatX* dxr, floatX* dpre, float* dfcw, float* dfcb, float* dfcprojw, float* dfcprojb, const floatX* dout,
                       const floatX* xr, const floatX* pre, const floatX* act, const floatX* fcw, const floatX* fcprojw,
                       float* scratch, const int* offset, const int* count, int E, int C, int H) {
-    // dout (R, C) -> dxr (R, C), which may be dout; dpre (R, H) is scratch; weight gradients added
-    for (int e = 0; e < E; e++) {
+    // dout (R, C) -> dxr (R, C), which may be dout; dpre (R, H) is scratch; weight gradients added. scratch is that of column sums:
+    // for each queue the slabs of the expert with the most rows
+    int most = 0;
+    for (int e = 0; e < E; e++) { most = count[e] > most ? count[e] : most; }
+    size_t sums = (size_t)slabs_for(most) * (C > H ? C : H);
+    queues_fork(); // dout is written on queue 0
+    for (int e = 0, n = 0; e < E; e++) {
         size_t r = (size_t)offset[e], HC = (size_t)H * C;
         if (count[e] == 0) { continue; }
+        queue = expert_queue(n++);
+        float* own = scratch + (queue > queues ? queue - queues - 1 : 0) * sums;
         feedforward_backward(dxr + r * C, dpre + r * H, dfcw + e * HC, dfcb + (size_t)e * H, dfcprojw + e * HC,
                              dfcprojb + (size_t)e * C, dout + r * C, xr + r * C, pre + r * H, act + r * H, fcw + e * HC,
-                             fcprojw + e * HC, scratch, count[e], C, H);
+                             fcprojw + e * HC, own, count[e], C, H);
     }
+    queues_join();
 }
 
 template <typename floatX>
@@ -1451,11 +1540,15 @@ typedef struct {                    // one row of the table that is made from th
     X(floatX, dqkvr, 3 * N * C) X(floatX, dclsf, B * C) X(float, sums, (N / SLAB + 1) * widest)
 #define NORM_BLOCKS 256
 
+typedef struct { int calls; cudaGraphExec_t exec; } Replay; // work that is always the same, see replay
+static int use_graphs;                                      // --graph
+
 #define FIELD(type, field, count) type* field;
 template <typename floatX> struct DeviceLayer {
     LAYER_MEMORY(FIELD)
     DENSE_MEMORY(FIELD)
     GATE_MEMORY(FIELD)
+    Replay forward, backward;       // of the attention half
     floatX *rows, *xr, *out;        // memory of the routed rows: xr (R, C), out (R, C), pre (R, H), act (R, H)
     floatX* raw;                    // behind them for expert LayerNorms: raw (R, C); mean and rstd (R) of their rows
     float *row_stats, *row_mean, *row_rstd;
@@ -1553,6 +1646,8 @@ size_t activations_alloc(Device<floatX>* d, const Config* c, size_t B, int train
     size_t H = (size_t)c->H, widest = 4 * C; // columns that are summed over tokens: of a layer, of an expert, of all W
     widest = (S + 1) * H > widest ? (S + 1) * H : widest;
     widest = E * C > widest ? E * C : widest;
+    widest = E > 0 && EXPERT_STREAMS * H > widest ? EXPERT_STREAMS * H : widest;
+    widest = E > 0 && EXPERT_STREAMS * C > widest ? EXPERT_STREAMS * C : widest;
     if (d == NULL) { d = &nobody; }
     #define X(type, field, count) bytes += (count) * sizeof(type); \
         if (real != NULL) { a->field = (type*)device_alloc((count), sizeof(type), "activations"); } \
@@ -1627,6 +1722,8 @@ void device_free(ViT* model) {
         DeviceLayer<floatX>* a = &d->layer[l];
         LAYER_MEMORY(X)
         if (c->moe[l]) { GATE_MEMORY(X) } else { DENSE_MEMORY(X) }
+        if (a->forward.exec != NULL) { cudaGraphExecDestroy(a->forward.exec); }
+        if (a->backward.exec != NULL) { cudaGraphExecDestroy(a->backward.exec); }
         cudaFree(a->rows); cudaFree(a->row_stats);
     }
     Device<floatX>* a = d;
@@ -1930,6 +2027,23 @@ void attention_half_backward(ViT* model, Device<floatX>* d, int l, int B, int T)
 }
 
 template <typename floatX>
+void replay(Replay* r, void (*half)(ViT*, Device<floatX>*, int, int, int), ViT* model, Device<floatX>* d, int l, int B, int T) {
+    // Calls half. What that launches is the same in each step: it has no argument that changes, and never waits for the GPU. So
+    // with --graph it is captured once, and then started by one call. Not the first time, when cuBLAS loads its kernels, and
+    // not for batches of another size.
+    if (!use_graphs || B != model->max_B || T != model->config.T || r->calls++ == 0) { half(model, d, l, B, T); return; }
+    if (r->exec == NULL) {
+        cudaGraph_t graph;
+        CUDA(cudaStreamBeginCapture(queues[0].stream, cudaStreamCaptureModeThreadLocal));
+        half(model, d, l, B, T);
+        CUDA(cudaStreamEndCapture(queues[0].stream, &graph));
+        CUDA(cudaGraphInstantiateWithFlags(&r->exec, graph, 0));
+        CUDA(cudaGraphDestroy(graph));
+    }
+    CUDA(cudaGraphLaunch(r->exec, queues[0].stream));
+}
+
+template <typename floatX>
 void feedforward_half_forward(ViT* model, Device<floatX>* d, int l, int N, int training) {
     // mid and ln2 -> the next layer's res and ln1, or behind the last layer res and lnf
     const Block<floatX>* p = &d->p.h[l];
@@ -1981,7 +2095,7 @@ float device_forward(ViT* model, const unsigned char* pictures, const Item* item
     tokens_forward(d->layer[0].res, d->half, d->p.cls, d->p.wpe, B, T, C);
     layernorm_forward(d->layer[0].ln1, d->layer[0].mean1, d->layer[0].rstd1, d->layer[0].res, d->p.h[0].ln1w, d->p.h[0].ln1b, N, C);
     for (int l = 0; l < c->L; l++) {
-        attention_half_forward(model, d, l, B, T);
+        replay(&d->layer[l].forward, attention_half_forward<floatX>, model, d, l, B, T);
         feedforward_half_forward(model, d, l, N, training);
     }
     cls_forward(d->clsf, d->lnf, B, T, C);
@@ -2031,7 +2145,7 @@ void device_backward(ViT* model, float scale) {
     head_backward(model, d, scale);
     for (int l = model->config.L - 1; l >= 0; l--) {
         feedforward_half_backward(model, d, l, model->B * model->T, scale);
-        attention_half_backward(model, d, l, model->B, model->T);
+        replay(&d->layer[l].backward, attention_half_backward<floatX>, model, d, l, model->B, model->T);
     }
     embedding_backward(model, d);
 }
@@ -2639,6 +2753,8 @@ typedef const char* text;
     X(flag,  eval_only,      "-e",  "0",          0, 1,    "validate the --init model and stop") \
     X(text,  dump_routing,   "-dr", "",           0, 0,    "write class and experts of every validation patch to this file") \
     X(flag,  dry_run,        "-dy", "0",          0, 1,    "print size, memory, cost and time of the run, and stop") \
+    X(int,   streams,        "-ns", "4",          1, 4,    "streams that share the experts of a layer; changes no bit") \
+    X(int,   graph,          "-gr", "0",          0, 1,    "1: start the attention of each layer as a CUDA graph; changes no bit") \
     X(text,  dtype,          "-dt", "auto",       0, 0,    "of weights and activations: bf16, fp32; auto: bf16 if the GPU has it") \
     X(text,  predict,        "-p",  "",           0, 0,    "say what is in the pictures of this file (as --data, or .ppm), stop") \
     X(int,   predict_first,  "-pf", "0",          0, 2147483647, "number of the first picture of --predict") \
@@ -3370,6 +3486,63 @@ void log_routing(FILE* log, ViT* model, const Routing* r) { // one object per Dy
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
+// How fast could a step be? Its parts, counted. dev/floors.py counts the same and says how each number comes about.
+
+#define FLOOR_FLOPS 788e12 // FLOP that one H200 does in a second: a large bf16 product of cuBLAS, measured
+#define FLOOR_BYTES 4.3e12 // bytes that it reads and writes in a second when it copies, measured
+static double gpu_peak;    // of this GPU, see peak_of
+
+typedef struct { double flop, ms; } Floor; // of a step: FLOP of the model, as MFU counts them; least time on an H200, in bf16
+
+Floor step_floor(const Config* c, double parameters, double n, double k, double active) {
+    // of n pictures and one update, if a token uses k routed experts and a layer has so many active ones (means over layers).
+    // unit: one bf16 activation of all tokens. A part's products backward are `back` times those forward
+    double N = n * c->T, C = c->C, E = c->E, S = c->S, h = c->H / C, unit = 2.0 * N * C, K = c->planes * c->patch * c->patch;
+    double L = c->L, moe = 0.0;
+    for (int l = 0; l < c->L; l++) { moe += c->moe[l]; }
+    double updated = parameters - moe * (E - active) * ((2.0 * c->H + 2.0 + 2.0 * c->residual) * C + c->H + 1.0);
+    const struct { double times, flop, back, bytes, bytes_back; } part[] = {
+        {L,        6.0 * N * C * C,         2.0, 4 * unit,               8 * unit},               // q, k, v
+        {L,        4.0 * N * c->T * C,      2.5, 4 * unit,               9 * unit},               // attention: both ways
+        {L,        2.0 * N * C * C,         2.0, 2 * unit,               4 * unit},               // its projection
+        {L - moe,  16.0 * N * C * C,      2.0, 14 * unit,              24 * unit},              // dense feed-forward
+        {L,        0.0,                     0.0, 8 * unit,               8 * unit},               // LayerNorms with residual sums
+        {moe,      2.0 * N * C * E,         2.0, unit + 8 * N * E,       3 * unit + 4 * N * E},   // gate, routing
+        {moe,      4.0 * N * C * c->H * k,  2.0, (2 + 3 * h) * k * unit, (4 + 5 * h) * k * unit}, // experts, on k rows a token
+        {moe * (S > 0), 4.0 * N * C * c->H * S, 2.0, (2 + 3 * h * S) * unit, (4 + 5 * h * S) * unit}, // shared experts
+        {moe,      0.0,                     0.0, (3 * k + 2) * unit,     (4 * k + 1) * unit},     // gather, combine
+        {1,        2.0 * (N - n) * C * K,   1.0, unit,                   unit},                   // patches; pictures get no dx
+        {1,        2.0 * n * C * c->classes, 2.0, 0.0,                   0.0},                    // classifier
+        {1,        0.0,                     0.0, 0.0,                    28.0 * updated},         // AdamW: p, m, v, gradient, copy
+        {1,        0.0,                     0.0, 0.0,                    4.0 * parameters}};      // gradients: zero and norm
+    Floor f = {0.0, 0.0};
+    for (size_t i = 0; i < sizeof part / sizeof part[0]; i++) { // the larger of its two times; recomputing is no work of the model
+        double forward = fmax(part[i].flop / FLOOR_FLOPS, part[i].bytes / FLOOR_BYTES);
+        double backward = fmax(part[i].flop * part[i].back / FLOOR_FLOPS, part[i].bytes_back / FLOOR_BYTES);
+        f.flop += part[i].times * part[i].flop * (1.0 + fmin(part[i].back, 2.0));
+        f.ms += 1e3 * part[i].times * (forward + backward);
+    }
+    return f;
+}
+
+double peak_of(const char* name) { // dense bf16 FLOP/s of a GPU by its name, as published; 0: not known; -1: it is none
+    int sxm = strstr(name, "PCIe") == NULL && strstr(name, "NVL") == NULL; // the others are slower
+    if (strstr(name, "emulation") != NULL) { return -1.0; }
+    return sxm && (strstr(name, "H100") != NULL || strstr(name, "H200") != NULL) ? 989e12 : 0.0;
+}
+
+double floor_share(char* out, size_t room, Floor f, double ms, int is_bf16, double peak) {
+    // what the progress line says of a step of that many ms; returns MFU, or 0 where there is none: nothing measured on a GPU,
+    // no known peak, or fp32, whose products cuBLAS does without tensor cores
+    int known = is_bf16 && peak > 0.0;
+    double flops = f.flop / (1e-3 * ms);
+    *out = '\0';
+    if (known) { snprintf(out, room, " | %.1f%% of floor, MFU %.1f%%", 100.0 * f.ms / ms, 100.0 * flops / peak); }
+    else if (peak >= 0.0) { snprintf(out, room, " | %.1f TFLOP/s", 1e-12 * flops); }
+    return known ? flops / peak : 0.0;
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
 // Validation, prediction, training
 
 typedef struct {
@@ -3805,23 +3978,29 @@ void validate(ViT* model, const Settings* s, const Pictures* val, Progress* p, R
 void progress_line(ViT* model, const Settings* s, const Progress* p, const Routing* r, double loss, float norm,
                    double seconds, int steps, FILE* log) {
     // loss, routing and speed: means over the steps since the last line
-    double k = 0.0, none = 0.0, eta = (s->steps - p->step) * seconds / steps;
+    double k = 0.0, none = 0.0, active = 0.0, ms = 1000.0 * seconds / steps, eta = (s->steps - p->step) * seconds / steps;
     double pictures = (double)steps * s->accum * s->batch / seconds; // a second
     int moe = 0;
-    char experts[64] = "";
+    char experts[64] = "", share[64];
     for (int l = 0; l < model->config.L; l++) {
         if (!model->config.moe[l]) { continue; }
         k += r[l].rows / r[l].tokens;
         none += r[l].none / r[l].tokens;
+        active += r[l].experts;
         if (moe++ < 12) { snprintf(experts + strlen(experts), 4, " %d", r[l].experts); }
     }
     printf("step %5d/%d | loss %.3f | norm %.2f | lr %.1e", p->step, s->steps, loss, norm, learning_rate(s, p->step - 1));
     if (moe > 0) { printf(" | k %.2f | experts%s | none %.1f%%", k / moe, experts, 100.0 * none / moe); }
-    printf(" | %.0f pictures/s | eta %dm%02ds\n", pictures, (int)eta / 60, (int)eta % 60);
+    Floor f = step_floor(&model->config, (double)model->n_params, (double)s->accum * s->batch, moe ? k / moe : 0.0,
+                         moe ? active / moe : 0.0);
+    double mfu = floor_share(share, sizeof share, f, ms, model->bf16, gpu_peak);
+    printf(" | %.0f pictures/s%s | eta %dm%02ds\n", pictures, share, (int)eta / 60, (int)eta % 60);
     fflush(stdout);
     fprintf(log, "{\"type\":\"step\",\"step\":%d,\"loss\":%.6f,\"aux\":%.6f,\"norm\":%.5f,\"lr\":%.6g,\"k\":%.4f,\"img_s\":%.1f,"
             "\"tok_s\":%.1f,\"ms\":%.3f", p->step, loss, model->aux, norm, learning_rate(s, p->step - 1), moe ? k / moe : 0.0,
-            pictures, pictures * model->config.T, 1000.0 * seconds / steps);
+            pictures, pictures * model->config.T, ms);
+    fprintf(log, ",\"flop\":%.6g,\"floor_ms\":%.6g", f.flop, f.ms);
+    if (mfu > 0.0) { fprintf(log, ",\"mfu\":%.4f", mfu); }
     log_routing(log, model, r);
     log_end(log);
 }
@@ -3889,10 +4068,9 @@ void gpu_start(char* name, size_t room, const char* dtype, int* is_bf16) {
     require(asked != 2 || gpu.major >= 8, "use --dtype fp32", "--dtype bf16: %s has compute capability %d.%d", gpu.name, gpu.major,
             gpu.minor);
     *is_bf16 = asked == 2 || (asked == 0 && gpu.major >= 8);
+    gpu_peak = peak_of(gpu.name);
     snprintf(name, room, "%s (compute capability %d.%d, %d SMs)", gpu.name, gpu.major, gpu.minor, gpu.multiProcessorCount);
-    CUBLAS(cublasCreate(&cublas));
-    CUBLAS(cublasLtCreate(&cublaslt));
-    lt_workspace = device_alloc(LT_WORKSPACE_BYTES, 1, "cuBLAS");
+    queues_make();
 }
 
 double memory_available(void) { // bytes free on the GPU
@@ -3943,6 +4121,7 @@ double print_plan(const ViT* model, const Settings* s, const Pictures* set, cons
     int moe = 0, k3 = c->E > 2 ? c->E : 3;
     for (int l = 0; l < c->L; l++) { moe += c->moe[l]; }
     Cost k1 = cost_at(model, 1, N, training), k2 = cost_at(model, 2, N, training), all = cost_at(model, k3, N, training);
+    double n = (double)model->n_params, sequences = (double)s->accum * s->batch;
     double M = 1e-6, held = (training ? 16.0 : 4.0) * (double)model->n_memory, kept = (double)model->act_bytes;
     if (model->bf16) { held += 2.0 * (double)model->n_memory; } // the copy that kernels use
     if (model->with_ema) { held += 4.0 * (double)model->n_memory; }
@@ -3961,7 +4140,10 @@ double print_plan(const ViT* model, const Settings* s, const Pictures* set, cons
     }
     printf("\nforward  %.1f MFLOP for a picture", M * k1.flop);
     if (moe > 0) { printf(" at k = 1, %.1f at 2, %.1f at %d", M * k2.flop, M * all.flop, k3); }
-    printf("; backward twice that\nmemory   %s %.1f MB; activations %.1f MB; pictures %.1f MB",
+    Floor f1 = step_floor(c, n, sequences, moe ? 1 : 0, c->E), f2 = step_floor(c, n, sequences, 2, c->E);
+    printf("; backward twice that\nfloor    at least %.3f ms a step on an H200, in bf16", f1.ms);
+    if (moe > 0) { printf(", at k = 1, %.3f at 2, %.3f at %d", f2.ms, step_floor(c, n, sequences, k3, c->E).ms, k3); }
+    printf("\nmemory   %s %.1f MB; activations %.1f MB; pictures %.1f MB",
            training ? "parameters, gradients, moments" : "parameters", M * held, M * kept, M * pictures);
     if (moe > 0) { printf("; routed rows %.1f MB at k = 1, %.1f at 2, %.1f at %d", M * k1.rows, M * k2.rows, M * all.rows, k3); }
     printf("\nrun      %d steps of %d x %d pictures, %.1f epochs, seed %d; log: %s/log.jsonl\n", s->steps, s->accum, s->batch,
@@ -4051,6 +4233,8 @@ int main(int argc, char** argv) {
             "give pictures like those it was trained on", "%s: %d classes of %d x %d x %d pictures; %s has %d of %d x %d x %d",
             s.data, set.classes, set.planes, set.size, set.size, from, config.classes, config.planes, config.image, config.image);
     gpu_start(gpu, sizeof gpu, s.dtype, &model.bf16);
+    expert_queues = s.streams > 1 ? s.streams : 0;
+    use_graphs = s.graph;
     model.with_ema = s.ema > 0.0f;
     vit_plan(&model, config, *s.predict ? 1 : s.batch, training);
     if (training || s.dry_run) {

@@ -13,7 +13,8 @@ set -eu
 self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin # nvcc and compute-sanitizer are often only there
-PARTS='machine build tests fixtures memcheck racecheck micro dense top-any k1.5 k2 k2.5 top2 memory vit train
+PARTS='machine build tests fixtures memcheck racecheck micro dense top-any k1.5 k2 k2.5 top2 top2-one-stream top2-graph
+memory vit train
 cifar10-dense cifar10-top-1 cifar10-top-2 cifar10-top-any pacs peer-check peer peer-compile peer-pure peer-k peer-onehot'
 OUT=${GPU_OUT:-out_gpu}
 BATCH=${BATCH:-64} LAYERS=${LAYERS:-12} HEADS=${HEADS:-12} CHANNELS=${CHANNELS:-768} CONTEXT=${CONTEXT:-1024} STEPS=${STEPS:-30}
@@ -138,7 +139,9 @@ part_top_any() { speed --router top-any; }
 part_k1_5() { at_k 1.5; }
 part_k2() { at_k 2; }
 part_k2_5() { at_k 2.5; }
-part_top2() { speed --router top-k --topk 2; }
+part_top2() { speed --router top-k --topk 2; } # with four streams and no graphs; the next two to compare with it
+part_top2_one_stream() { speed --router top-k --topk 2 --streams 1; }
+part_top2_graph() { speed --router top-k --topk 2 --graph 1; }
 
 part_memory() { # linear in tokens: twice the batch takes at most 2.2 times as much, and each further sequence the same
     tokens
@@ -189,7 +192,11 @@ part_vit() {
         vit 224 "$VIT_BATCH" --patch 16 --layers 12 --heads 6 --channels 384 $flags
     done
     pictures 32 $((VIT_BATCH * 4 + 40))
-    vit 32 $((VIT_BATCH * 2)) --patch 4 --layers 9 --heads 3 --channels 192 --moe-layers 0,2,4,6 --router top-k --topk 2
+    for switches in "" "--streams 1" "--graph 1"; do # a small model: launches decide
+        # shellcheck disable=SC2086 # flags are several words
+        vit 32 $((VIT_BATCH * 2)) --patch 4 --layers 9 --heads 3 --channels 192 --moe-layers 0,2,4,6 --router top-k --topk 2 \
+            $switches
+    done
 }
 
 # Accuracy on real pictures: a ViT of 8 layers and 256 channels, 8.4 million parameters in use at k = 2. A part that runs out of

@@ -111,6 +111,74 @@ if [ -x ./train_gpt2_dynmoe ]; then
     near "k is that of the log" "$k" 0.001 's/.*, k = \([0-9.]*\);.*/\1/p' --log "$tmp/any/log.jsonl" --skip 2
 fi
 
+# The CUDA programs count for themselves. Of the shapes we aim at, what a dry run says (one sequence, eight pictures: it measures
+# a matrix product, too), at several k; of a run, its record: FLOP of the model, ms.
+plan='s/^floor .* at least \([0-9.]*\) ms.*, at k = 1, \([0-9.]*\) at 2, \([0-9.]*\) at \([0-9]*\)$/1 \1 2 \2 \4 \3/p'
+planned() { # program, what it is, flags of floors.py; flags of the program: the same floors
+    program=$1 name=$2 shape=$3
+    shift 3
+    "$program" --dry-run "$@" > "$tmp/plan" 2>&1
+    # shellcheck disable=SC2046 # numbers
+    set -- $(sed -n "$plan" "$tmp/plan")
+    if [ $# -ne 6 ]; then cp "$tmp/plan" "$tmp/seen"; result "$name: its plan" 1; return; fi
+    while [ $# -gt 0 ]; do
+        # shellcheck disable=SC2086 # flags are several words
+        near "$name, its plan at k = $1" "$2" 0.001 "$FLOOR" $shape --k "$1"
+        shift 2
+    done
+}
+counted() { # program, what it is; flags: the record of its first step
+    program=$1 name=$2
+    shift 2
+    "$program" "$@" --steps 1 --out "$tmp/counted" > "$tmp/seen" 2>&1
+    result "$name: it runs" $?
+    ! grep -q 'of floor\|MFU\|TFLOP' "$tmp/seen" && ! grep -q '"mfu"' "$tmp/counted/log.jsonl"
+    result "$name: nothing measured on a CPU is called a share" $?
+    number() { sed -n "s/^{\"type\":\"step\".*\"$1\":\([^,]*\),.*/\1/p" "$tmp/counted/log.jsonl"; }
+    near "$name, floor_ms, as ns" "$(awk -v ms="$(number floor_ms)" 'BEGIN { print 1e6 * ms }')" 0.001 "$FLOOR" \
+        --log "$tmp/counted/log.jsonl" --flops 788e-6 --bandwidth 4.3e-6
+    near "$name, flop" "$(awk -v f="$(number flop)" 'BEGIN { print f / 1e12 }')" 0.001 \
+        's/^a step: .*of the model: \([^,]*\),.*/\1/p' --log "$tmp/counted/log.jsonl"
+}
+runs_here() { # program, flags: built, and not for a GPU that is not here
+    [ -x "$1" ] || return 1
+    "$@" --dry-run > "$tmp/plan" 2>&1
+    ! grep -q '^error: no GPU' "$tmp/plan"
+}
+bytes() { # how many, numbers of header: random bytes below 196, so that two of them are a token
+    python3 -c 'import random, struct, sys
+random.seed(1)
+n, head = int(sys.argv[1]), [int(a) for a in sys.argv[2:]]
+sys.stdout.buffer.write(struct.pack("<%di" % len(head), *head) + bytes(random.randrange(10) for i in range(n)))' "$@"
+}
+if runs_here ./train_gpt2_dynmoe_cu --data "$tmp/text.txt"; then
+    # shellcheck disable=SC2046 # numbers
+    bytes 60000 20240520 1 30000 $(seq 253 | sed 's/.*/0/') > "$tmp/tokens.bin"
+    gpt="--data $tmp/tokens.bin --batch 1 --context 1024 --channels 768 --layers 12 --heads 12 --dtype bf16"
+    # shellcheck disable=SC2086
+    {
+        planned ./train_gpt2_dynmoe_cu "GPT-2 124M" "--B 1" $gpt
+        planned ./train_gpt2_dynmoe_cu "GPT-2 124M, more" "--B 1 --accum 3 --E 3 --shared 2 --expert-width 512" $gpt --accum 3 \
+            --experts 3 --start-experts 3 --shared-experts 2 --expert-width 512
+        tiny="--data $tmp/text.txt --layers 3 --heads 2 --channels 64 --context 16 --batch 2 --val-tokens 32 --generate 0"
+        counted ./train_gpt2_dynmoe_cu "a run" $tiny --moe-layers 0,2 --experts 5 --start-experts 3
+        counted ./train_gpt2_dynmoe_cu "a dense run" $tiny --moe-layers none --accum 2 --dtype fp32
+        counted ./train_gpt2_dynmoe_cu "a run with shared experts" $tiny --moe-layers all --shared-experts 2 --expert-width 24
+    }
+else echo "the floor that train_gpt2_dynmoe_cu prints: not tested, it is not built for this machine"; fi
+bytes 38600 > "$tmp/8.bin" # 200 pictures
+if runs_here ./train_vit_dynmoe --data "$tmp/8.bin" --layout cifar10 --image 8 --patch 2; then
+    bytes 3010580 > "$tmp/224.bin" # 20
+    # shellcheck disable=SC2086
+    {
+        planned ./train_vit_dynmoe "ViT-S/16" "--image 224 --patch 16 --classes 10 --B 8 --C 384 --NH 6" --data "$tmp/224.bin" \
+            --layout cifar10 --image 224 --patch 16 --channels 384 --layers 12 --heads 6 --batch 8 --dtype bf16
+        tiny="--data $tmp/8.bin --layout cifar10 --image 8 --layers 3 --channels 16 --heads 2 --patch 2 --batch 4 --val-pictures 4"
+        counted ./train_vit_dynmoe "a ViT" $tiny --experts 3 --start-experts 2 --accum 2
+        counted ./train_vit_dynmoe "a ViT with own norms" $tiny --experts 4 --start-experts 2 --gate-input residual
+    }
+else echo "the floor that train_vit_dynmoe prints: not tested, it is not built for this machine"; fi
+
 # A log as a run writes it, with times that are known: records 20 to 40 count, of the second 30 the later one
 flags='"batch":"64","context":"1024","channels":"768","layers":"12","heads":"12","accum":"1"'
 layer='{"layer":0,"experts":8,"load":[0,0,0,0,0,0,0,0]}'

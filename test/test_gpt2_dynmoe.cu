@@ -16,14 +16,14 @@ static GPT2 model;
 // ----------------------------------------------------------------------------------------------------------------------
 // The flags
 
-START_TEST(flags_of_both_programs_agree) { // apart from --dtype, which only the CUDA program has
+START_TEST(flags_of_both_programs_agree) { // apart from --dtype, --streams and --graph, which only the CUDA program has
     const char* argv[] = {"test"};
     flags_read(1, argv); // fills in the names
     ref::flags_read(1, argv);
     int j = 0, extra = 0;
     for (int i = 0; i < N_FLAGS; i++) {
         const Flag* f = &flag_table[i];
-        if (strcmp(f->field, "dtype") == 0) { extra++; continue; }
+        if (!strcmp(f->field, "dtype") || !strcmp(f->field, "streams") || !strcmp(f->field, "graph")) { extra++; continue; }
         ck_assert_msg(j < (int)(sizeof ref::flag_table / sizeof ref::flag_table[0]), "%s: the C program has none", f->name);
         const ref::Flag* g = &ref::flag_table[j++];
         ck_assert_str_eq(f->field, g->field);
@@ -34,8 +34,38 @@ START_TEST(flags_of_both_programs_agree) { // apart from --dtype, which only the
         ck_assert_msg(f->low == g->low && f->high == g->high, "%s: another range", f->name);
         ck_assert_msg(strcmp(f->help, g->help) == 0, "%s: %s\nin the C program: %s", f->name, f->help, g->help);
     }
-    ck_assert_int_eq(extra, 1);
+    ck_assert_int_eq(extra, 3);
     ck_assert_int_eq(j, (int)(sizeof ref::flag_table / sizeof ref::flag_table[0]));
+    PASS();
+} END_TEST
+
+// ----------------------------------------------------------------------------------------------------------------------
+// The floor of a step: of GPT-2 124M at 64 x 1024 what was published (test/test_floors.sh compares with dev/floors.py)
+
+START_TEST(floors) {
+    Config c;
+    char text[64];
+    memset(&c, 0, sizeof c);
+    c.T = 1024; c.Vp = 50304; c.L = 12; c.C = 768; c.H = 3072; c.E = 8;
+    for (int l = 0; l < 12; l += 2) { c.moe[l] = 1; }
+    double n = 322854960.0, expert = 768.0 * (2 * 3072 + 2) + 3072 + 1; // with its row of W and its G
+    Floor f = step_floor(&c, n, 64, 2, 8), one = step_floor(&c, n, 64, 1, 8);
+    ck_assert_msg(fabs(f.ms - 94.30) < 0.02 && fabs(one.ms - 79.19) < 0.02, "%.3f ms at k = 2, %.3f at 1", f.ms, one.ms);
+    ck_assert_msg(fabs(1e-12 * f.flop - 63.41) < 0.05, "%.4g FLOP of the model", f.flop);
+    double less = f.ms - step_floor(&c, n, 64, 2, 7).ms, want = 1e3 * 6 * 28 * expert / 4.3e12; // AdamW leaves a free slot alone
+    ck_assert_msg(fabs(less - want) < 1e-6, "a free slot saves %.6f ms, want %.6f", less, want);
+    ck_assert(peak_of("NVIDIA H100 80GB HBM3") == 989e12 && peak_of("NVIDIA H200") == 989e12);
+    ck_assert(peak_of("NVIDIA H100 PCIe") == 0.0 && peak_of("NVIDIA H200 NVL") == 0.0 && peak_of("NVIDIA A100-SXM4-80GB") == 0.0);
+    ck_assert(peak_of("CPU (emulation)") < 0.0);
+    Floor half = {98.9e12, 150.0};
+    ck_assert(fabs(floor_share(text, sizeof text, half, 200.0, 1, 989e12) - 0.5) < 1e-9);
+    ck_assert_str_eq(text, " | 75.0% of floor, MFU 50.0%");
+    ck_assert(floor_share(text, sizeof text, half, 200.0, 0, 989e12) == 0.0); // fp32
+    ck_assert_str_eq(text, " | 494.5 TFLOP/s");
+    ck_assert(floor_share(text, sizeof text, half, 200.0, 1, 0.0) == 0.0);
+    ck_assert_str_eq(text, " | 494.5 TFLOP/s");
+    ck_assert(floor_share(text, sizeof text, half, 200.0, 1, -1.0) == 0.0);
+    ck_assert_str_eq(text, "");
     PASS();
 } END_TEST
 
@@ -127,6 +157,41 @@ template <typename floatX> static void matmuls(const char* dtype) {
 }
 BOTH_TYPES(matmuls)
 
+template <typename floatX> static void plans_of_products(const char* dtype) {
+    // one for all rows of a bucket; another for each other size, operation, type; and the oldest goes when there is no more room
+    say(dtype, 0, 8, 16);
+    const int rows[] = {1, 127, 128, 64, 129, 256, 257}, K = 8, N = 16, most = PLAN_ROWS * (MAX_PLANS + 2);
+    float *x = rounded<floatX>((size_t)most * N, 1), *w = rounded<floatX>(N * 24, 1), *b = rounded<floatX>(24, 1);
+    float* out = randoms((size_t)most * N, 1);
+    floatX *gx = upX<floatX>(x, (size_t)most * N), *gw = upX<floatX>(w, N * 24), *gb = upX<floatX>(b, 24);
+    floatX *got = room<floatX>((size_t)most * N), *aux = room<floatX>(300 * N);
+    int before = plans_made;
+    for (int i = 0; i < 7; i++) {
+        ck_assert(matmul_epilogue(got, gx, gw, 1, rows[i], N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL));
+        ref::matmul_forward(out, x, w, b, rows[i], K, N);
+        near("out", got, out, (size_t)rows[i] * N, K);
+    }
+    ck_assert_int_eq(plans_made - before, 3);
+    ck_assert(matmul_epilogue(got, gx, gw, 1, 9, K, N, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL)); // N and K change places
+    ck_assert(matmul_epilogue(got, gx, gw, 1, 9, N, N, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL));
+    ck_assert(matmul_epilogue(got, gx, gw, 1, 9, N, K, CUBLASLT_EPILOGUE_GELU_AUX_BIAS, gb, aux));
+    ck_assert(matmul_epilogue(got, gx, gw, 0, 9, N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL));
+    ck_assert_int_eq(plans_made - before, 7);
+    ck_assert(matmul_epilogue(got, gx + 1, gw, 1, 9, N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL) == 0); // not at 16 bytes
+    ck_assert(matmul_epilogue(got, gx, gw, 1, 9, N, K, CUBLASLT_EPILOGUE_BIAS, gb + 1, (floatX*)NULL) == 0);
+    for (int M = 1; M <= most; M += PLAN_ROWS) {
+        ck_assert(matmul_epilogue(got, gx, gw, 1, M, N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL));
+    }
+    ck_assert(plans_made - before > MAX_PLANS);
+    before = plans_made;
+    ck_assert(matmul_epilogue(got, gx, gw, 1, 128, N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL)); // it went
+    ck_assert(matmul_epilogue(got, gx, gw, 1, most, N, K, CUBLASLT_EPILOGUE_BIAS, gb, (floatX*)NULL)); // it did not
+    ck_assert_int_eq(plans_made - before, 1);
+    ref::matmul_forward(out, x, w, b, most, K, N);
+    near("the last", got, out, (size_t)most * N, K);
+}
+BOTH_TYPES(plans_of_products)
+
 template <typename floatX> static void attention(const char* dtype) {
     static const int shapes[][4] = {{2, 5, 12, 3}, {1, 70, 16, 2}, {2, 1, 8, 1}, {1, 33, 8, 1}}; // B, T, C, NH
     for (int s = 0; s < 8; s++) {
@@ -213,6 +278,66 @@ BOTH_TYPES(classifier)
 
 // ----------------------------------------------------------------------------------------------------------------------
 // The DynMoE layer
+
+// Experts on several streams, between work on queue 0 that writes what they read and reads what they write: the same bits as on one
+// stream. On a GPU it is luck if a missing event shows; the emulation is asked for the orders in which it must (CUDACPU_STREAMS).
+template <typename floatX> static void streams(const char* dtype) {
+    static const int shapes[][2] = {{16, 24}, {15, 9}}; // C, H: with and without epilogues
+    static const char* const orders[] = {"", "late", "early", "turns"};
+    enum { N = 300, E = 7 };
+    int open[N * E], k[N];
+    float score[N * E] = {0}, weight[N * E];
+    for (int i = 0; i < N; i++) { // expert 3 gets no row, 2 gets all
+        k[i] = 0;
+        for (int e = 0; e < E; e++) { k[i] += open[i * E + e] = e == 2 || (e != 3 && (i * 7 + e * 3) % 5 < 2); }
+        for (int e = 0; e < E; e++) { weight[i * E + e] = (float)open[i * E + e] / (float)k[i]; }
+    }
+    for (int s = 0; s < 2; s++) {
+        int C = shapes[s][0], H = shapes[s][1], *row_of = room<int>(N * E), *row_token = room<int>(N * E + E * ROW_PAD);
+        size_t nc = (size_t)N * C, ec = (size_t)E * C, eh = (size_t)E * H, hc = eh * C, sums = 2 * hc + eh + ec;
+        say(dtype, N, C, H);
+        RouteStats host;
+        size_t R = (size_t)dispatch(row_of, row_token, room<RouteStats>(1), &host, room<int>((N / BLOCK + 1) * E), up(open, N * E),
+                                    up(k, N), up(score, N * E), N, E, N * E + E * ROW_PAD);
+        floatX *x = upX<floatX>(rounded<floatX>(nc, 1), nc), *dy = upX<floatX>(rounded<floatX>(nc, 1), nc), *y = room<floatX>(nc);
+        floatX* dx = room<floatX>(nc);
+        floatX *fcw = upX<floatX>(rounded<floatX>(hc, 1), hc), *fcb = upX<floatX>(rounded<floatX>(eh, 1), eh);
+        floatX *fcprojw = upX<floatX>(rounded<floatX>(hc, 1), hc), *fcprojb = upX<floatX>(rounded<floatX>(ec, 1), ec);
+        floatX *rows = room<floatX>(R * (3 * C + 3 * H)), *out = rows + R * C, *dout = out + R * C, *pre = dout + R * C;
+        floatX *act = pre + R * H, *dpre = act + R * H;
+        float *gweight = up(weight, N * E), *grads = room<float>(sums), *dweight = room<float>(N * E);
+        float* scratch = room<float>((size_t)(EXPERT_STREAMS * slabs_for(N)) * (C + H));
+        floatX* host_y = (floatX*)alloc_zeroed(6 * nc, sizeof(floatX), "a test"); // (3, 2, N, C): wanted, got
+        float* host_grads = (float*)alloc_zeroed(2 * sums, sizeof(float), "a test");
+        for (int run = 0; run < 1 + 4 * 3; run++) { // the first run is what the others are compared with
+            expert_queues = run == 0 ? 0 : 2 + run % 3;
+            setenv("CUDACPU_STREAMS", orders[run == 0 ? 0 : (run - 1) / 3], 1);
+            CUDA(cudaMemset(rows, 0xff, R * (3 * C + 3 * H) * sizeof(floatX))); // NaN
+            CUDA(cudaMemset(grads, 0, sums * sizeof(float)));
+            gather_forward(rows, x, row_token, (int)R, C);
+            experts_forward(out, pre, act, rows, fcw, fcb, fcprojw, fcprojb, host.offset, host.count, E, C, H);
+            combine_forward(y, (floatX*)NULL, out, row_of, gweight, N, C, E);
+            combine_backward(dout, dweight, dy, out, row_of, gweight, N, C, E);
+            experts_backward(dout, dpre, grads, grads + 2 * hc, grads + hc, grads + 2 * hc + eh, dout, rows, pre, act, fcw, fcprojw,
+                             scratch, host.offset, host.count, E, C, H);
+            gather_backward(dx, dout, row_of, N, C, E);
+            int at = run > 0;
+            to_host(host_y + at * nc, y, nc * sizeof(floatX));
+            to_host(host_y + (2 + at) * nc, dx, nc * sizeof(floatX));
+            to_host(host_grads + at * sums, grads, sums * sizeof(float));
+            CUDA(cudaDeviceSynchronize());
+            ck_assert_msg(isfinite(value(host_y[at * nc])) && value(host_y[at * nc]) != 0.0f, "%s: no output", where);
+            int same = memcmp(host_y, host_y + at * nc, nc * sizeof(floatX)) == 0 &&
+                       memcmp(host_y + 2 * nc, host_y + (2 + at) * nc, nc * sizeof(floatX)) == 0 &&
+                       memcmp(host_grads, host_grads + at * sums, sums * sizeof(float)) == 0;
+            ck_assert_msg(same, "%s: %d streams, %s: other bits", where, expert_queues, getenv("CUDACPU_STREAMS"));
+            ck_assert(queue == queues);
+        }
+    }
+    expert_queues = EXPERT_STREAMS;
+    unsetenv("CUDACPU_STREAMS");
+}
+BOTH_TYPES(streams)
 
 typedef struct { int N, C, E, H; float G; int all; const char* what; } MoeShape; // G for all experts; all: one mask bit each
 
@@ -309,7 +434,8 @@ template <typename floatX> static void moe_layer(const char* dtype) {
         float *dfcw = randoms(hc, 0.1f), *dfcb = randoms(eh, 0.1f), *dfcprojw = randoms(hc, 0.1f), *dfcprojb = randoms(ec, 0.1f);
         float *gdW = up(dW, ec), *gdG = up(dG, (size_t)E), *gdfcw = up(dfcw, hc), *gdfcb = up(dfcb, eh), *gdfcprojw = up(dfcprojw,
                                                                                                                          hc);
-        float *gdfcprojb = up(dfcprojb, ec), *scratch = room<float>((size_t)(N / SLAB + 1) * (ec > eh ? ec : eh)), share[8], b, h;
+        float *gdfcprojb = up(dfcprojb, ec), share[8], b, h;
+        float* scratch = room<float>((size_t)(N / SLAB + 1) * (ec + eh + EXPERT_STREAMS * (size_t)(C + H)));
         double* sums = room<double>(2 * (size_t)E);
         PerExpert per;
         int n1 = N - host.hist[0], active = 0;
@@ -700,6 +826,37 @@ START_TEST(checkpoints_are_exchanged_both_ways) {
     PASS();
 } END_TEST
 
+START_TEST(graphs) { // five steps with captured attention: the same bits, also with batches of another size in between
+    float *first = NULL, losses[2][5][2]; // with graphs or not, step, batch
+    for (use_graphs = 0; use_graphs < 2; use_graphs++) {
+        rng = 88172645463325252ull;
+        start_both(step_flags[1], 0);
+        int B = settings_cu.batch, T = settings_cu.context;
+        for (int step = 0; step < 5; step++) {
+            gpt2_forward(&model, x, y, B - 1, T, 0);
+            losses[use_graphs][step][0] = gpt2_forward(&model, x, y, B - 1, T, 0);
+            losses[use_graphs][step][1] = gpt2_forward(&model, x, y, B, T - 1, 0);
+            gpt2_zero_grad(&model);
+            gpt2_forward(&model, x, y, B, T, 1);
+            gpt2_backward(&model, 1.0f);
+            gpt2_update(&model, step, 0.01f, 0.9f, 0.99f, 1e-8f, 0.1f, 1.0f);
+        }
+        const Device<float>* d = (Device<float>*)model.device;
+        for (int l = 0; l < model.config.L; l++) {
+            ck_assert((d->layer[l].forward.exec != NULL) == use_graphs && (d->layer[l].backward.exec != NULL) == use_graphs);
+        }
+        gpt2_to_host(&model);
+        size_t bytes = model.n_memory * sizeof(float);
+        if (first == NULL) { first = (float*)alloc_zeroed(bytes, 1, "a test"); memcpy(first, model.params_memory, bytes); }
+        ck_assert_msg(memcmp(first, model.params_memory, bytes) == 0, "other parameters with graphs");
+        free_both();
+    }
+    ck_assert(memcmp(losses[0], losses[1], sizeof losses[0]) == 0);
+    use_graphs = 0;
+    free(first);
+    PASS();
+} END_TEST
+
 START_TEST(evaluation_and_logits) {
     start_both(step_flags[1], 0);
     int B = settings_cu.batch, T = settings_cu.context;
@@ -725,18 +882,22 @@ int main(void) {
     printf("on %s\n", name);
     Suite* suite = suite_create("train_gpt2_dynmoe.cu");
     TEST(flags_of_both_programs_agree)
+    TEST(floors)
     TEST_BOTH(embedding)
     TEST_BOTH(layernorm)
     TEST_BOTH(matmuls)
+    TEST_BOTH(plans_of_products)
     TEST_BOTH(attention)
     TEST_BOTH(huge_scores)
     TEST_BOTH(elementwise)
     TEST_BOTH(classifier)
     TEST_BOTH(moe_layer)
+    TEST_BOTH(streams)
     TEST_BOTH(gates_at_the_edge)
     TEST(optimizer_and_rows)
     TEST_BOTH(one_step)
     TEST(evaluation_and_logits)
+    TEST(graphs)
     TEST(records_do_not_count_what_the_fallback_served)
     TEST(checkpoints_are_exchanged_both_ways)
     TEST(ten_steps_with_adds_and_removes)

@@ -48,6 +48,13 @@ if [ "\$batch" -gt "\$(cat $tmp/fits)" ]; then
     exit 1
 fi
 awk -v b="\$batch" -f $tmp/use.awk > $tmp/used
+n=\$#
+while [ \$n -gt 0 ]; do # what the C program does not have
+    case \$1 in
+        --streams | --graph) echo "\$1 \$2" >> $tmp/switches; shift 2; n=\$((n - 2)) ;;
+        *) set -- "\$@" "\$1"; shift; n=\$((n - 1)) ;;
+    esac
+done
 exec $root/train_gpt2_dynmoe --threads 1 "\$@"
 END
 chmod +x train_gpt2_dynmoe_cu
@@ -92,6 +99,10 @@ if [ -x "$root/train_gpt2_dynmoe" ]; then
     has "percent of the floor" out_gpu/k2.txt "^measured: .*% of floor, MFU"
     has "dense" out_gpu/dense.txt "0 of them DynMoE;"
     has "top-k is exact" out_gpu/top2.txt "pool of 4, k = 2;"
+    report 0 top2-one-stream top2-graph
+    [ "$(sort -u "$tmp/switches" | tr '\n' ',')" = "--graph 1,--streams 1," ]
+    result "the same on one stream, and with graphs" $?
+    has "on one stream" out_gpu/top2-one-stream.txt "^measured: .*% of floor, MFU"
     for k in 1.5 2; do
         sed -n 's/.*pool of 4, k = \([0-9.]*\);.*/\1/p' out_gpu/k$k.txt |
             awk -v k=$k '{ d = $1 - k; n++ } END { exit !(n == 1 && d < 0.15 && d > -0.15) }'

@@ -632,6 +632,21 @@ START_TEST(scores) { // evaluate against logits by hand: loss without smoothing,
     PASS();
 } END_TEST
 
+START_TEST(floors) { // of a step of ViT-S/16 with 256 pictures, as published; test/test_floors.sh compares with dev/floors.py
+    Config c;
+    memset(&c, 0, sizeof c);
+    c.T = 197; c.L = 12; c.C = 384; c.H = 1536; c.E = 8; c.planes = 3; c.patch = 16; c.classes = 1000;
+    for (int l = 0; l < 12; l += 2) { c.moe[l] = 1; }
+    double own = 2 * 384, expert = 384.0 * (2 * 1536 + 2) + 1536 + 1, n = 71693224.0; // LayerNorm; with its row of W and its G
+    Floor f = step_floor(&c, n, 256, 2, 8), one = step_floor(&c, n, 256, 1.5, 8);
+    ck_assert_msg(fabs(f.ms - 15.757) < 0.005 && fabs(one.ms - 14.21) < 0.01, "%.3f ms at k = 2, %.3f at 1.5", f.ms, one.ms);
+    ck_assert_msg(fabs(1e-12 * f.flop - 9.182) < 0.01, "%.4g FLOP of the model", f.flop);
+    c.residual = 1;
+    double less = step_floor(&c, n, 256, 2, 8).ms - step_floor(&c, n, 256, 2, 7).ms, want = 1e3 * 6 * 28 * (expert + own) / 4.3e12;
+    ck_assert_msg(fabs(less - want) < 1e-6, "a free slot saves %.6f ms, want %.6f", less, want);
+    PASS();
+} END_TEST
+
 int main(void) {
     char name[300];
     int is_bf16;
@@ -653,5 +668,6 @@ int main(void) {
     TEST(upcycling)
     TEST(train_steps)
     TEST(scores)
+    TEST(floors)
     return run_all(suite);
 }

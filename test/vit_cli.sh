@@ -293,6 +293,14 @@ succeeds "bf16" $first --out bf --dtype bf16
 cp bf/model.safetensors bf.safetensors
 succeeds "bf16 again" $first --out bf --dtype bf16
 check "bf16: the same bits" cmp bf.safetensors bf/model.safetensors
+tensors bf.safetensors > first
+for flags in "--streams 1" "--streams 3" "--graph 1"; do
+    succeeds "bf16, $flags" $first --out bf --dtype bf16 $flags
+    tensors bf/model.safetensors | cmp - first > check.out 2>&1
+    check "bf16, $flags: the same bits" [ $? -eq 0 ]
+done
+refuses 2 "--streams 0: expected a whole number from 1 to 4" --streams 0
+refuses 2 "--graph 2: expected a whole number from 0 to 1" --graph 2
 check "bf16 is not fp32" sh -c '! cmp -s bf.safetensors first.safetensors'
 succeeds "one batch only" --data c10.bin $short --steps 80 --overfit 1 --lr 0.01 --warmup 0 --smoothing 0 --out fit
 check "--overfit 1 comes near zero" awk '/"type":"step"/ { split($0, a, "\"loss\":"); loss = a[2] + 0; if (!n++) start = loss }

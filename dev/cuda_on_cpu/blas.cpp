@@ -3,6 +3,7 @@
 #include "cublasLt.h"
 #include "internal.h"
 #include <algorithm>
+#include <map>
 #include <vector>
 #ifdef CUDACPU_OPENBLAS
 #include <cblas.h>
@@ -88,13 +89,17 @@ static void product(std::vector<float>& out, Matrix A, Matrix B, int m, int n, i
 
 static bool valid(cublasOperation_t op) { return op == CUBLAS_OP_N || op == CUBLAS_OP_T || op == CUBLAS_OP_C; }
 
-// out (m, n) = alpha op(A) op(B) + beta C, not yet stored. The arguments are refused that cuBLAS refuses.
-static cublasStatus_t gemm(std::vector<float>& out, int m, int n, int k, float alpha, Matrix A, Matrix B, float beta, Matrix C) {
+static cublasStatus_t check_arguments(int m, int n, int k, Matrix A, Matrix B, Matrix C) { // what cuBLAS refuses
     if (m < 0 || n < 0 || k < 0) { return CUBLAS_STATUS_INVALID_VALUE; }
     if (A.ld < std::max(1, A.trans ? k : m) || B.ld < std::max(1, B.trans ? n : k) || C.ld < std::max(1, m)) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     if (size_of(A.type) == 0 || size_of(B.type) == 0 || size_of(C.type) == 0) { return CUBLAS_STATUS_NOT_SUPPORTED; }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+// out (m, n) = alpha op(A) op(B) + beta C, not yet stored
+static void gemm(std::vector<float>& out, int m, int n, int k, float alpha, Matrix A, Matrix B, float beta, Matrix C) {
     touch(A.p, A.type, A.trans ? k : m, A.trans ? m : k, A.ld, false, "cuBLAS, A");
     touch(B.p, B.type, B.trans ? n : k, B.trans ? k : n, B.ld, false, "cuBLAS, B");
     if (beta != 0.0f) { touch(C.p, C.type, m, n, C.ld, false, "cuBLAS, C"); }
@@ -105,7 +110,6 @@ static cublasStatus_t gemm(std::vector<float>& out, int m, int n, int k, float a
             v = alpha * v + (beta != 0.0f ? beta * load(C.p, (size_t)(j * C.ld + i), C.type) : 0.0f);
         }
     }
-    return CUBLAS_STATUS_SUCCESS;
 }
 
 static void store_all(const std::vector<float>& v, void* D, cudaDataType type, int m, int n, int64_t ld, const char* what) {
@@ -118,10 +122,10 @@ static void store_all(const std::vector<float>& v, void* D, cudaDataType type, i
 // ----------------------------------------------------------------------------------------------------------------------
 // cuBLAS
 
-static int a_handle;
-cublasStatus_t cublasCreate(cublasHandle_t* handle) { *handle = (cublasHandle_t)(void*)&a_handle; return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasDestroy(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+struct cublasContext { cudaStream_t stream; };
+cublasStatus_t cublasCreate(cublasHandle_t* handle) { *handle = new cublasContext{NULL}; return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasDestroy(cublasHandle_t handle) { delete handle; return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t s) { handle->stream = s; return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, size_t) { return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasGetVersion(cublasHandle_t, int* version) { *version = CUDART_VERSION * 10; return CUBLAS_STATUS_SUCCESS; }
@@ -143,15 +147,20 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
     static std::vector<float> out;
     if (handle == NULL) { return CUBLAS_STATUS_NOT_INITIALIZED; }
     if (!valid(ta) || !valid(tb) || batches < 0) { return CUBLAS_STATUS_INVALID_VALUE; }
-    for (int b = 0; b < batches; b++) {
-        char* c = (char*)offset(C, b * stride_c, type_c);
-        cublasStatus_t status = gemm(out, m, n, k, *(const float*)alpha,
-                                     {offset(A, b * stride_a, type_a), type_a, lda, ta != CUBLAS_OP_N},
-                                     {offset(B, b * stride_b, type_b), type_b, ldb, tb != CUBLAS_OP_N}, *(const float*)beta,
-                                     {c, type_c, ldc, false});
-        if (status != CUBLAS_STATUS_SUCCESS) { return status; }
-        store_all(out, c, type_c, m, n, ldc, "cuBLAS, C");
-    }
+    float times = *(const float*)alpha, plus = *(const float*)beta;
+    Matrix a = {A, type_a, lda, ta != CUBLAS_OP_N}, bb = {B, type_b, ldb, tb != CUBLAS_OP_N}, c = {C, type_c, ldc, false};
+    cublasStatus_t status = check_arguments(m, n, k, a, bb, c);
+    if (status != CUBLAS_STATUS_SUCCESS) { return status; }
+    in_stream(handle->stream, [=] {
+        for (int i = 0; i < batches; i++) {
+            Matrix ai = a, bi = bb, ci = c;
+            ai.p = offset(A, i * stride_a, type_a);
+            bi.p = offset(B, i * stride_b, type_b);
+            ci.p = offset(C, i * stride_c, type_c);
+            gemm(out, m, n, k, times, ai, bi, plus, ci);
+            store_all(out, (void*)(uintptr_t)ci.p, type_c, m, n, ldc, "cuBLAS, C");
+        }
+    });
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -191,6 +200,7 @@ struct cudacpu_layout { cudaDataType type; uint64_t rows, cols; int64_t ld; int 
 struct cudacpu_preference { int unused; };
 enum { DO_RELU = 2, DO_BIAS = 4, DO_BIAS_GRADIENT = 16, DO_GELU = 32, DO_DGELU = 64, WITH_AUX = 128 }; // bits of the epilogues
 
+static int a_handle;
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
     *handle = (cublasLtHandle_t)(void*)&a_handle;
     return CUBLAS_STATUS_SUCCESS;
@@ -232,6 +242,8 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, c
     if (which == CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT && size == 4) { memcpy(&layout->batches, value, 4); }
     else if (which == CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET && size == 8) { memcpy(&layout->stride, value, 8); }
     else if (which == CUBLASLT_MATRIX_LAYOUT_LD && size == 8) { memcpy(&layout->ld, value, 8); }
+    else if (which == CUBLASLT_MATRIX_LAYOUT_ROWS && size == 8) { memcpy(&layout->rows, value, 8); }
+    else if (which == CUBLASLT_MATRIX_LAYOUT_COLS && size == 8) { memcpy(&layout->cols, value, 8); }
     else { return CUBLAS_STATUS_NOT_SUPPORTED; }
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -242,12 +254,20 @@ cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* prefer
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) { delete p; return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, const void*,
                                                     size_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+// What an algorithm is chosen for, as the caller may keep it: it fits other products only if they have fewer columns
+static cublasLtMatmulAlgo_t chosen_for(const cudacpu_matmul* d, const cudacpu_layout* a, const cudacpu_layout* out) {
+    uint64_t k = d->ta != CUBLAS_OP_N ? a->rows : a->cols;
+    return {{out->cols, out->rows, k, (uint64_t)d->ta, (uint64_t)d->tb, (uint64_t)d->epilogue, (uint64_t)a->type,
+             (uint64_t)out->type}};
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t layout_a,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t layout_d,
                                               cublasLtMatmulPreference_t, int wanted, cublasLtMatmulHeuristicResult_t results[],
                                               int* found) {
     if (wanted < 1) { return CUBLAS_STATUS_INVALID_VALUE; }
     memset(&results[0], 0, sizeof results[0]);
+    results[0].algo = chosen_for(desc, layout_a, layout_d);
     *found = 1;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -305,32 +325,69 @@ static void epilogue(std::vector<float>& v, const cudacpu_matmul* d, int m, int 
     }
 }
 
+struct LtProduct { // the caller may change or destroy its descriptions after the call
+    cudacpu_matmul op;
+    cudacpu_layout a, b, c, d;
+    const void *A, *B, *C;
+    void* D;
+    float alpha, beta;
+    int m() const { return (int)d.rows; }
+    int n() const { return (int)d.cols; }
+    int k() const { return (int)(op.ta != CUBLAS_OP_N ? a.rows : a.cols); }
+    Matrix matrix(const void* p, const cudacpu_layout& l, bool trans, int batch) const {
+        return {offset(p, batch * l.stride, l.type), l.type, l.ld, trans};
+    }
+    Matrix left(int batch) const { return matrix(A, a, op.ta != CUBLAS_OP_N, batch); }
+    Matrix right(int batch) const { return matrix(B, b, op.tb != CUBLAS_OP_N, batch); }
+};
+
+static cublasStatus_t check_product(const LtProduct& p) {
+    bool ta = p.op.ta != CUBLAS_OP_N, tb = p.op.tb != CUBLAS_OP_N;
+    bool fit = (ta ? p.a.cols : p.a.rows) == p.d.rows && (tb ? p.b.cols : p.b.rows) == (uint64_t)p.k()
+        && (tb ? p.b.rows : p.b.cols) == p.d.cols && p.c.rows == p.d.rows && p.c.cols == p.d.cols && p.d.ld >= p.m();
+    bool needs_bias = (p.op.epilogue & (DO_BIAS | DO_BIAS_GRADIENT | CUBLASLT_EPILOGUE_BGRADA | CUBLASLT_EPILOGUE_BGRADB)) != 0;
+    bool needs_aux = (p.op.epilogue & WITH_AUX) != 0;
+    if (!fit || (needs_bias && p.op.bias == NULL) || (needs_aux && (p.op.aux == NULL || p.op.aux_ld < p.m())) ||
+        size_of(p.d.type) == 0) { return CUBLAS_STATUS_INVALID_VALUE; }
+    return check_arguments(p.m(), p.n(), p.k(), p.left(0), p.right(0), p.matrix(p.C, p.c, false, 0));
+}
+
+static void do_product(const LtProduct& p) {
+    static std::vector<float> out;
+    cudaDataType bias_type = type_or(p.op.bias_type, p.d.type);
+    for (int batch = 0; batch < p.d.batches; batch++) {
+        Matrix a = p.left(batch), b = p.right(batch);
+        gemm(out, p.m(), p.n(), p.k(), p.alpha, a, b, p.beta, p.matrix(p.C, p.c, false, batch));
+        if (p.op.epilogue & CUBLASLT_EPILOGUE_BGRADA) { sum_over_k(p.op.bias, bias_type, a, p.m(), p.k(), false); }
+        if (p.op.epilogue & CUBLASLT_EPILOGUE_BGRADB) { sum_over_k(p.op.bias, bias_type, b, p.n(), p.k(), true); }
+        epilogue(out, &p.op, p.m(), p.n(), p.d.type);
+        void* D = (void*)(uintptr_t)offset(p.D, batch * p.d.stride, p.d.type);
+        store_all(out, D, p.d.type, p.m(), p.n(), p.d.ld, "cublasLt, D");
+    }
+}
+
+// A product may keep what it likes in the workspace while it runs. So two streams must not have the same; this is stricter than
+// cublasLt, which does not mind if events keep them apart, and is asked only together with CUDACPU_STREAMS.
+static void check_workspace(void* workspace, cudaStream_t stream) {
+    static std::map<void*, cudaStream_t> owners;
+    if (workspace == NULL || streams_at_once()) { return; }
+    auto mine = owners.insert({workspace, stream}).first;
+    if (mine->second != stream) { failure("cublasLt: two streams have the workspace at %p", workspace); }
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t d, const void* alpha, const void* A,
                               cublasLtMatrixLayout_t la, const void* B, cublasLtMatrixLayout_t lb, const void* beta, const void* C,
-                              cublasLtMatrixLayout_t lc, void* D, cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t*, void*,
-                              size_t, cudaStream_t) {
-    static std::vector<float> out;
+                              cublasLtMatrixLayout_t lc, void* D, cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t* algo,
+                              void* workspace, size_t, cudaStream_t stream) {
     if (handle == NULL) { return CUBLAS_STATUS_NOT_INITIALIZED; }
-    bool ta = d->ta != CUBLAS_OP_N, tb = d->tb != CUBLAS_OP_N;
-    int m = (int)ld->rows, n = (int)ld->cols, k = (int)(ta ? la->rows : la->cols);
-    bool fit = (ta ? la->cols : la->rows) == ld->rows && (tb ? lb->cols : lb->rows) == (uint64_t)k
-        && (tb ? lb->rows : lb->cols) == ld->cols && lc->rows == ld->rows && lc->cols == ld->cols && ld->ld >= m;
-    bool needs_bias = (d->epilogue & (DO_BIAS | DO_BIAS_GRADIENT | CUBLASLT_EPILOGUE_BGRADA | CUBLASLT_EPILOGUE_BGRADB)) != 0;
-    bool needs_aux = (d->epilogue & WITH_AUX) != 0;
-    if (!fit || (needs_bias && d->bias == NULL) || (needs_aux && (d->aux == NULL || d->aux_ld < m)) || size_of(ld->type) == 0) {
-        return CUBLAS_STATUS_INVALID_VALUE;
+    cublasLtMatmulAlgo_t fits = chosen_for(d, la, ld);
+    if (algo != NULL && (memcmp(algo->data + 1, fits.data + 1, sizeof fits - 8) != 0 || algo->data[0] < fits.data[0])) {
+        failure("cublasLt: the algorithm was chosen for another product");
     }
-    for (int b = 0; b < ld->batches; b++) {
-        Matrix a = {offset(A, b * la->stride, la->type), la->type, la->ld, ta};
-        Matrix bb = {offset(B, b * lb->stride, lb->type), lb->type, lb->ld, tb};
-        cublasStatus_t status = gemm(out, m, n, k, *(const float*)alpha, a, bb, *(const float*)beta,
-                                     {offset(C, b * lc->stride, lc->type), lc->type, lc->ld, false});
-        if (status != CUBLAS_STATUS_SUCCESS) { return status; }
-        cudaDataType bias_type = type_or(d->bias_type, ld->type);
-        if (d->epilogue & CUBLASLT_EPILOGUE_BGRADA) { sum_over_k(d->bias, bias_type, a, m, k, false); }
-        if (d->epilogue & CUBLASLT_EPILOGUE_BGRADB) { sum_over_k(d->bias, bias_type, bb, n, k, true); }
-        epilogue(out, d, m, n, ld->type);
-        store_all(out, (void*)offset(D, b * ld->stride, ld->type), ld->type, m, n, ld->ld, "cublasLt, D");
-    }
+    LtProduct p = {*d, *la, *lb, *lc, *ld, A, B, C, D, *(const float*)alpha, *(const float*)beta};
+    cublasStatus_t status = check_product(p);
+    if (status != CUBLAS_STATUS_SUCCESS) { return status; }
+    check_workspace(workspace, stream);
+    in_stream(stream, [=] { do_product(p); });
     return CUBLAS_STATUS_SUCCESS;
 }

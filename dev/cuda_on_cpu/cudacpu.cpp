@@ -706,6 +706,35 @@ static cudaError_t launch_error(const launch& l) { // what a device would refuse
     return l.smem > largest_dynamic_shared() ? cudaErrorInvalidValue : cudaSuccess;
 }
 
+static void run_now(const launch& l, kernel_function f, const void* args, size_t size) {
+    if (shared_memory == NULL) { make_shared_memory(); start_watchdog(); }
+    kernel_name = l.name;
+    kernel = f;
+    arguments = args;
+    arguments_size = size;
+    dynamic_size = l.smem;
+    gridDim = l.grid;
+    blockDim = l.block;
+    n_blocks = (uint64_t)l.grid.x * l.grid.y * l.grid.z;
+    n_threads = (int)(l.block.x * l.block.y * l.block.z);
+    launch_number++;
+    block_number = shared_used = 0;
+    shared_variables.clear();
+    __asan_poison_memory_region(shared_memory, STATIC_ROOM + DYNAMIC_ROOM);
+    if (l.smem > 0) { __asan_unpoison_memory_region(dynamic_shared(), l.smem); }
+    if (order == RANDOM) { shuffle_blocks(); }
+    check_launch(l.name);
+    launch_ticks = ticks;
+    in_kernel = true;
+    begin_block();
+    Fiber* first = take_fiber();
+    first->thread = pick();
+    switch_to(first);
+    in_kernel = false;
+    current = -1;
+    check_canaries(l.name);
+}
+
 void launch::go(kernel_function f, const void* args, size_t size) {
     if (in_kernel) { failure("a kernel launches the kernel %s, which is not emulated", name); }
     cudaError_t e = launch_error(*this);
@@ -715,31 +744,9 @@ void launch::go(kernel_function f, const void* args, size_t size) {
         remember(e);
         return;
     }
-    if (shared_memory == NULL) { make_shared_memory(); start_watchdog(); }
-    kernel_name = name;
-    kernel = f;
-    arguments = args;
-    arguments_size = size;
-    dynamic_size = smem;
-    gridDim = grid;
-    blockDim = block;
-    n_blocks = (uint64_t)grid.x * grid.y * grid.z;
-    n_threads = (int)(block.x * block.y * block.z);
-    launch_number++;
-    block_number = shared_used = 0;
-    shared_variables.clear();
-    __asan_poison_memory_region(shared_memory, STATIC_ROOM + DYNAMIC_ROOM);
-    if (smem > 0) { __asan_unpoison_memory_region(dynamic_shared(), smem); }
-    if (order == RANDOM) { shuffle_blocks(); }
-    check_launch(name);
-    launch_ticks = ticks;
-    in_kernel = true;
-    begin_block();
-    Fiber* first = take_fiber();
-    first->thread = pick();
-    switch_to(first);
-    in_kernel = false;
-    current = -1;
-    check_canaries(name);
+    if (streams_at_once()) { run_now(*this, f, args, size); return; }
+    std::string copy((const char*)args, size); // arguments of kernels are plain data
+    launch self = *this;
+    in_stream(stream, [=] { run_now(self, f, copy.data(), size); });
 }
 } // namespace cudacpu

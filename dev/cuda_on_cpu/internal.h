@@ -1,7 +1,9 @@
-// What the parts of the runtime tell each other: cudacpu.cpp (threads), runtime.cpp (memory and the API), blas.cpp, check.cpp.
+// What the parts of the runtime tell each other: cudacpu.cpp (threads), runtime.cpp (memory and the API), streams.cpp, blas.cpp,
+// check.cpp.
 #ifndef CUDACPU_INTERNAL_H
 #define CUDACPU_INTERNAL_H
 #include "cuda_runtime.h"
+#include <functional>
 #include <string>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -51,6 +53,11 @@ size_t largest_dynamic_shared();     // what a launch may ask for, in bytes
 extern bool copies_under_way;        // some thread of this block has begun a cp.async
 void drop_copies(int thread);        // it has returned
 void touch_range(const void* p, size_t n, bool write, const char* what); // a library call reads or writes device memory
+
+// streams.cpp
+bool streams_at_once();              // whether what is asked of a stream runs at once
+void in_stream(cudaStream_t stream, const std::function<void()>& work); // asks for it
+void finish_all_streams();
 
 // check.cpp: the access checker. Without it these do nothing.
 #ifdef CUDACPU_CHECK

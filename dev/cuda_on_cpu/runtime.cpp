@@ -4,7 +4,6 @@
 #include "cudacpu_ptx.h"
 #include "internal.h"
 #include <map>
-#include <time.h>
 #include <unistd.h>
 #include <vector>
 
@@ -117,11 +116,6 @@ cudaError_t occupancy(int* count, int block, size_t smem) {
     return cudaSuccess;
 }
 
-static double milliseconds() {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 } // namespace cudacpu
 using namespace cudacpu;
 
@@ -137,6 +131,7 @@ static const struct { cudaError_t error; const char *name, *text; } error_texts[
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"},
 };
 const char* cudaGetErrorString(cudaError_t e) {
     for (auto& t : error_texts) { if (t.error == e) { return t.text; } }
@@ -173,6 +168,7 @@ cudaError_t cudaMalloc(void** p, size_t n) {
 
 cudaError_t cudaFree(void* p) {
     if (p == NULL) { return cudaSuccess; }
+    finish_all_streams();
     auto b = blocks.find((char*)p);
     if (b == blocks.end()) { return remember(cudaErrorInvalidValue); }
     memset(p, POISON, b->second);
@@ -196,7 +192,7 @@ cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind kind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind kind, cudaStream_t stream) {
     if (n == 0) { return cudaSuccess; }
     bool to_fits = true, from_fits = true;
     bool to_device = on_device(to, n, &to_fits), from_device = on_device(from, n, &from_fits);
@@ -212,8 +208,16 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind
                 to_device ? "device" : "host");
         return remember(cudaErrorInvalidValue);
     }
+    if (to_device && from_device) {
+        in_stream(stream, [=] {
+            memmove(to, from, n);
+            check_copied(to, from, n);
+        });
+        return cudaSuccess;
+    }
+    finish_stream(stream); // memory of the host that is not pinned is copied before the call returns
     memmove(to, from, n);
-    if (to_device && from_device) { check_copied(to, from, n); } else if (to_device) { check_host_wrote(to, n); }
+    if (to_device) { check_host_wrote(to, n); }
     return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t n, cudaMemcpyKind kind) { return cudaMemcpyAsync(to, from, n, kind, 0); }
@@ -226,14 +230,16 @@ cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t fro
     return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* p, int value, size_t n, cudaStream_t) {
+cudaError_t cudaMemsetAsync(void* p, int value, size_t n, cudaStream_t stream) {
     bool fits = true;
     if (n > 0 && (!on_device(p, n, &fits) || !fits)) {
         fprintf(stderr, "==cudacpu== cudaMemset of %zu bytes: %s\n", n, fits ? "not device memory" : "goes past the end");
         return remember(cudaErrorInvalidValue);
     }
-    if (n > 0) { memset(p, value, n); }
-    check_host_wrote(p, n);
+    in_stream(stream, [=] {
+        if (n > 0) { memset(p, value, n); }
+        check_host_wrote(p, n);
+    });
     return cudaSuccess;
 }
 cudaError_t cudaMemset(void* p, int value, size_t n) { return cudaMemsetAsync(p, value, n, 0); }
@@ -285,40 +291,11 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device)
     }
     return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize(void) { return last_error; }
 cudaError_t cudaDeviceReset(void) { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { *version = CUDART_VERSION; return cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { *version = CUDART_VERSION; return cudaSuccess; }
 cudaError_t cudaProfilerStart(void) { return cudaSuccess; }
 cudaError_t cudaProfilerStop(void) { return cudaSuccess; }
-
-// ----------------------------------------------------------------------------------------------------------------------
-// Streams and events
-
-cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-    static intptr_t count;
-    *stream = (cudaStream_t)(++count * 16);
-    return cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return cudaStreamCreate(stream); }
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return last_error; }
-cudaError_t cudaStreamQuery(cudaStream_t) { return last_error; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-
-struct cudacpu_event { double at; bool recorded; };
-cudaError_t cudaEventCreate(cudaEvent_t* event) { *event = new cudacpu_event{0.0, false}; return cudaSuccess; }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaEventCreate(event); }
-cudaError_t cudaEventDestroy(cudaEvent_t event) { delete event; return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) { *event = {milliseconds(), true}; return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return last_error; }
-cudaError_t cudaEventQuery(cudaEvent_t) { return last_error; }
-cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) {
-    if (!start->recorded || !end->recorded) { return remember(cudaErrorInvalidResourceHandle); }
-    *ms = (float)(end->at - start->at);
-    return cudaSuccess;
-}
-long long clock64() { return (long long)(milliseconds() * 1e6); }
 
 // ----------------------------------------------------------------------------------------------------------------------
 // The bodies of the PTX wrappers: with group = lane / 4 and t = lane % 4, as the PTX ISA numbers the fragments

@@ -1,4 +1,5 @@
-// cublasLt: one product with an epilogue. The heuristic knows one algorithm and accepts every layout.
+// cublasLt: one product with an epilogue. The heuristic knows one algorithm and accepts every layout, but it
+// holds only for what it was asked for, or for fewer columns.
 #ifndef CUDACPU_CUBLASLT_H
 #define CUDACPU_CUBLASLT_H
 #include "cublas_v2.h"

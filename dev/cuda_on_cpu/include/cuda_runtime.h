@@ -1,5 +1,6 @@
-// The CUDA runtime API, as far as a program in one file needs it. There is one device. Streams and events exist, but everything
-// runs at once, in the order in which the host asks for it. All constants have NVIDIA's numbers: ../test/api.cu compares them.
+// The CUDA runtime API, as far as a program in one file needs it. There is one device. Streams and events exist, but as a rule
+// everything runs at once, in the order in which the host asks for it (../streams.cpp). All constants have NVIDIA's numbers:
+// ../test/api.cu compares them.
 #ifndef CUDACPU_RUNTIME_H
 #define CUDACPU_RUNTIME_H
 #include "cudacpu.h"
@@ -8,7 +9,8 @@ enum cudaError {
     cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
     cudaErrorInvalidMemcpyDirection = 21, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101,
     cudaErrorInvalidResourceHandle = 400, cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700,
-    cudaErrorLaunchOutOfResources = 701, cudaErrorLaunchFailure = 719, cudaErrorNotSupported = 801, cudaErrorUnknown = 999
+    cudaErrorLaunchOutOfResources = 701, cudaErrorLaunchFailure = 719, cudaErrorNotSupported = 801,
+    cudaErrorStreamCaptureUnsupported = 900, cudaErrorUnknown = 999
 };
 typedef enum cudaError cudaError_t;
 enum cudaMemcpyKind {
@@ -23,6 +25,8 @@ enum cudaDeviceAttr {
 };
 enum cudaDataType_t { CUDA_R_32F = 0, CUDA_R_64F = 1, CUDA_R_16F = 2, CUDA_R_8I = 3, CUDA_R_32I = 10, CUDA_R_16BF = 14 };
 typedef enum cudaDataType_t cudaDataType;
+#define cudaStreamLegacy ((cudaStream_t)0x1)
+#define cudaStreamPerThread ((cudaStream_t)0x2) // the same here
 #define cudaStreamDefault 0x00
 #define cudaStreamNonBlocking 0x01
 #define cudaEventDefault 0x00
@@ -33,6 +37,11 @@ typedef enum cudaDataType_t cudaDataType;
 #define cudaHostAllocMapped 0x02
 #define cudaHostAllocWriteCombined 0x04
 typedef struct cudacpu_event* cudaEvent_t;
+typedef struct cudacpu_graph* cudaGraph_t;
+typedef struct cudacpu_graph_exec* cudaGraphExec_t;
+enum cudaStreamCaptureMode {
+    cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeThreadLocal = 1, cudaStreamCaptureModeRelaxed = 2
+};
 struct cudaDeviceProp {
     char name[256];
     size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor, totalConstMem;
@@ -70,10 +79,12 @@ cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t fro
                          cudaMemcpyKind kind);
 cudaError_t cudaMemset(void* p, int value, size_t n);
 cudaError_t cudaMemsetAsync(void* p, int value, size_t n, cudaStream_t stream = 0);
+namespace cudacpu { void finish_stream(cudaStream_t stream); }
 template <class T>
 inline cudaError_t cudaMemcpyToSymbol(T& to, const void* from, size_t n, size_t offset = 0,
                                       cudaMemcpyKind = cudaMemcpyHostToDevice) {
     if (offset + n > sizeof to) { return cudaErrorInvalidValue; }
+    cudacpu::finish_stream(NULL);
     memcpy((char*)&to + offset, from, n);
     return cudaSuccess;
 }
@@ -81,6 +92,7 @@ template <class T>
 inline cudaError_t cudaMemcpyFromSymbol(void* to, const T& from, size_t n, size_t offset = 0,
                                         cudaMemcpyKind = cudaMemcpyDeviceToHost) {
     if (offset + n > sizeof from) { return cudaErrorInvalidValue; }
+    cudacpu::finish_stream(NULL);
     memcpy(to, (const char*)&from + offset, n);
     return cudaSuccess;
 }
@@ -104,6 +116,12 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaEventCreate(cudaEvent_t* event);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);

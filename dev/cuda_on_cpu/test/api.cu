@@ -62,6 +62,7 @@ FIELD_IS(memoryBusWidth, int); FIELD_IS(warpSize, int); FIELD_IS(regsPerBlock, i
 #define BLAS_TAKES(name, ...) TAKES(name, cublasStatus_t, __VA_ARGS__)
 typedef cudaStream_t S;
 typedef cudaEvent_t V;
+static_assert(sizeof(cudaStreamPerThread) == sizeof(S) && sizeof(cudaStreamLegacy) == sizeof(S), "streams by name");
 TAKES(cudaGetErrorString, const char*, cudaError_t);
 CUDA_TAKES(cudaGetLastError, void); CUDA_TAKES(cudaPeekAtLastError, void); CUDA_TAKES(cudaMalloc, void**, size_t);
 CUDA_TAKES(cudaFree, void*); CUDA_TAKES(cudaMallocHost, void**, size_t); CUDA_TAKES(cudaHostAlloc, void**, size_t, unsigned);
@@ -77,7 +78,10 @@ CUDA_TAKES(cudaStreamCreate, S*); CUDA_TAKES(cudaStreamCreateWithFlags, S*, unsi
 CUDA_TAKES(cudaStreamSynchronize, S); CUDA_TAKES(cudaStreamQuery, S); CUDA_TAKES(cudaStreamWaitEvent, S, V, unsigned);
 CUDA_TAKES(cudaEventCreate, V*); CUDA_TAKES(cudaEventCreateWithFlags, V*, unsigned); CUDA_TAKES(cudaEventDestroy, V);
 CUDA_TAKES(cudaEventRecord, V, S); CUDA_TAKES(cudaEventSynchronize, V); CUDA_TAKES(cudaEventQuery, V);
-CUDA_TAKES(cudaEventElapsedTime, float*, V, V);
+CUDA_TAKES(cudaEventElapsedTime, float*, V, V); CUDA_TAKES(cudaStreamBeginCapture, S, cudaStreamCaptureMode);
+CUDA_TAKES(cudaStreamEndCapture, S, cudaGraph_t*); CUDA_TAKES(cudaGraphLaunch, cudaGraphExec_t, S);
+CUDA_TAKES(cudaGraphInstantiateWithFlags, cudaGraphExec_t*, cudaGraph_t, unsigned long long);
+CUDA_TAKES(cudaGraphDestroy, cudaGraph_t); CUDA_TAKES(cudaGraphExecDestroy, cudaGraphExec_t);
 
 typedef cublasHandle_t H;
 typedef cublasOperation_t O;

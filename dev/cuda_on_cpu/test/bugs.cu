@@ -130,6 +130,57 @@ static void bias_not_aligned(float* o, const float* x) { // 8 x 1 = (8 x 8) (8 x
     cublasLtMatmul(handle, op, &one, x, square, x, column, &zero, o, column, o, column, NULL, NULL, 0, 0);
 }
 
+__global__ void fill(float* o, float value) { o[threadIdx.x] = value; }
+
+// x is written on one stream and read on another; the events of the right program: record behind the write, wait before the read
+static void other_stream(float* o, float* x, int fork, int join) {
+    cudaStream_t side;
+    cudaEvent_t forked, joined;
+    cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking);
+    cudaEventCreate(&forked);
+    cudaEventCreate(&joined);
+    fill<<<1, N>>>(x, 1.0f);
+    if (fork) { cudaEventRecord(forked, 0); cudaStreamWaitEvent(side, forked, 0); }
+    copy<<<1, N, 0, side>>>(x + N, x);
+    if (join) { cudaEventRecord(joined, side); cudaStreamWaitEvent(0, joined, 0); }
+    copy<<<1, N>>>(o, x + N);
+    cudaEventDestroy(forked);
+    cudaEventDestroy(joined);
+}
+
+static void shared_scratch(float* o, float* x, int own) { // both streams write to scratch what they then read
+    cudaStream_t side[2];
+    cudaEvent_t done;
+    cudaMemset(x, 0, 2 * N * sizeof(float));
+    cudaEventCreate(&done);
+    for (int i = 0; i < 2; i++) {
+        float* scratch = x + (own ? i * N : 0);
+        cudaStreamCreateWithFlags(&side[i], cudaStreamNonBlocking);
+        fill<<<1, N / 2, 0, side[i]>>>(scratch, i == 0 ? 1.0f : NAN);
+        copy<<<1, N / 2, 0, side[i]>>>(i == 0 ? o : o + N / 2, scratch);
+        if (i == 1) { fill<<<1, N / 2, 0, side[i]>>>(o + N / 2, 1.0f); }
+    }
+    for (int i = 0; i < 2; i++) { cudaEventRecord(done, side[i]); cudaStreamWaitEvent(0, done, 0); }
+    cudaEventDestroy(done);
+}
+
+static void same_workspace(float* o, const float* x) { // two streams give cublasLt the same memory to work in
+    float one = 1.0f, zero = 0.0f;
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t op;
+    cublasLtMatrixLayout_t square, column;
+    cudaStream_t side;
+    cublasLtCreate(&handle);
+    cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking);
+    cublasLtMatmulDescCreate(&op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatrixLayoutCreate(&square, CUDA_R_32F, 8, 8, 8);
+    cublasLtMatrixLayoutCreate(&column, CUDA_R_32F, 8, 1, 8);
+    for (int i = 0; i < 2; i++) {
+        cublasLtMatmul(handle, op, &one, x, square, x, column, &zero, o + 8 * i, column, o + 8 * i, column, NULL, o + 16, 64,
+                       i == 0 ? 0 : side);
+    }
+}
+
 static void run(int bug, float* o, float* x, float* host) {
     float* leak;
     switch (bug) {
@@ -161,6 +212,11 @@ static void run(int bug, float* o, float* x, float* host) {
         case 26: cudaMemcpy(host, o, N * sizeof(float), cudaMemcpyHostToDevice); break; // the wrong direction
         case 27: copy<<<1, N, 100 << 10>>>(o, x); break; // more shared memory than cudaFuncSetAttribute has allowed
         case 28: bias_not_aligned(o, x); break;
+        case 29: other_stream(o, x, 1, 0); break;
+        case 30: other_stream(o, x, 0, 1); break;
+        case 31: same_workspace(o, x); break;
+        case 32: shared_scratch(o, x, 0); break;
+        case 33: other_stream(o, x, 1, 1); shared_scratch(o, x, 1); break; // no bug
     }
 }
 
@@ -170,7 +226,7 @@ int main(int argc, char** argv) {
     cudaMalloc(&o, N * sizeof(float));
     cudaMalloc(&x, 2 * N * sizeof(float));
     cudaMemset(o, 0, N * sizeof(float));
-    if (bug != 8) { cudaMemset(x, 0, 2 * N * sizeof(float)); }
+    if (bug != 8 && bug != 29 && bug != 30 && bug != 33) { cudaMemset(x, 0, 2 * N * sizeof(float)); }
     run(bug, o, x, host);
     cudaError_t e = cudaGetLastError();
     if (e != cudaSuccess) { printf("CUDA error: %s\n", cudaGetErrorString(e)); }

@@ -12,7 +12,7 @@ cc=../cudacpu-cc
 mkdir -p $out
 export CUDACPU_BUILD=$out/cache
 passed=0 failed=0
-unset CUDACPU_ORDER CUDACPU_SEED CUDACPU_COUNT CUDACPU_LEAKS CUDACPU_POISON CUDACPU_STACK
+unset CUDACPU_STREAMS CUDACPU_ORDER CUDACPU_SEED CUDACPU_COUNT CUDACPU_LEAKS CUDACPU_POISON CUDACPU_STACK
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 
 ok() { passed=$((passed + 1)); echo "ok      $1"; }
@@ -83,6 +83,7 @@ verdict "nonsense is refused" 'line.cu:3: error: cudacpu-pp'
 # ---- what is known about CUDA; our headers against NVIDIA's -------------------------------------------------------------
 
 for order in forward reverse random; do runs "smoke, $order" env CUDACPU_ORDER=$order $out/smoke-plain; done
+for streams in late early turns; do runs "smoke, streams $streams" env CUDACPU_STREAMS=$streams $out/smoke-plain; done
 for mode in $modes; do [ "$mode" = plain ] || runs "smoke, $mode" "$out/smoke-$mode"; done
 runs "api with our headers" ${CXX:-g++} -std=c++17 -fsyntax-only -x c++ -I../include api.cu
 cuda=''
@@ -117,11 +118,12 @@ esac
 # ---- planted bugs: N|plain|asan|check|what: the words that the mode must say; - not seen by this mode -----------------
 
 while IFS='|' read -r n plain asan check what; do
-    [ $quick = no ] || case $n in 1|4|5|8|11|13) ;; *) continue ;; esac
+    [ $quick = no ] || case $n in 1|4|5|8|11|13|29|30|32) ;; *) continue ;; esac
+    case $n in 29|31) streams=late ;; 30) streams=early ;; 32) streams=turns ;; *) streams= ;; esac
     for mode in $modes; do
         eval "words=\$$mode"
         [ "$words" != - ] || continue
-        CUDACPU_LEAKS=$((n == 19)) CUDACPU_TIMEOUT=1 timeout 60 $out/bugs-$mode $n > $out/said 2>&1
+        CUDACPU_LEAKS=$((n == 19)) CUDACPU_STREAMS=$streams CUDACPU_TIMEOUT=1 timeout 60 $out/bugs-$mode $n > $out/said 2>&1
         if [ $? = 0 ]; then bad "bug $n, $mode: $what" $out/said; else verdict "bug $n, $mode: $what" "$words"; fi
     done
 done << 'END'
@@ -153,7 +155,15 @@ done << 'END'
 26|kind of copy says host to device|kind of copy says|kind of copy says|cudaMemcpy in the wrong direction
 27|invalid argument|invalid argument|invalid argument|too much shared memory
 28|bias at .* is not aligned|bias at .* is not aligned|bias at .* is not aligned|a bias that cublasLt may not read
+29|NaN in the output|NaN in the output|uninitialised: 4-byte read|a stream is not waited for
+30|NaN in the output|NaN in the output|uninitialised: 4-byte read|a stream does not wait
+31|two streams have the workspace|two streams have|two streams have|a workspace of two streams
+32|NaN in the output|NaN in the output|NaN in the output|two streams share scratch memory
 END
+for streams in '' late early turns; do
+    runs "streams that wait for each other, ${streams:-at once}" env CUDACPU_STREAMS=$streams $out/bugs-plain 33
+done
+for bug in 29 30 32; do runs "bug $bug does not show in the order of the calls" $out/bugs-plain $bug; done
 
 # ---- the rest ---------------------------------------------------------------------------------------------------------
 

@@ -203,6 +203,22 @@ static void check_runtime() {
     cudaEventElapsedTime(&ms, start, end);
     cudaMemcpyAsync(h, p, 16, cudaMemcpyDeviceToHost, stream);
     cudaStreamSynchronize(stream);
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    float factor = 2.0f;
+    check(cudaStreamBeginCapture(0, cudaStreamCaptureModeGlobal) != cudaSuccess, "the default stream cannot be captured");
+    cudaGetLastError();
+    cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    scale<<<1, 32, 0, stream>>>(p, factor, 4);
+    cudaStreamEndCapture(stream, &graph);
+    cudaGraphInstantiateWithFlags(&exec, graph, 0);
+    cudaGraphDestroy(graph);
+    factor = 100.0f;
+    for (int i = 0; i < 3; i++) { cudaGraphLaunch(exec, stream); } // p was not scaled when that was captured
+    cudaMemcpyAsync(h + 2, p + 2, 4, cudaMemcpyDeviceToHost, stream);
+    cudaStreamSynchronize(stream);
+    cudaGraphExecDestroy(exec);
+    check(cudaGetLastError() == cudaSuccess && h[2] == 9.0f * 8.0f, "a captured graph");
     cudaEventDestroy(start);
     cudaEventDestroy(end);
     cudaStreamDestroy(stream);

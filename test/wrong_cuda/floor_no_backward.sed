@@ -1,0 +1,2 @@
+# the backward takes no time
+/^Floor step_floor(/,/^}/ s~(forward + backward)~forward~

@@ -1,0 +1,2 @@
+# GELU runs on queue 0
+/^void gelu_forward(/,/^}/ s~queue->stream~queues->stream~
