@@ -742,7 +742,7 @@ void attention_backward(floatX* dqkv, floatX* datt, floatX* dqkvr, floatX* scrat
 #define FLASH_BLOCK 128         // threads: 4 warps of 16 rows
 #define LOG2E 1.4426950409f
 
-// PTX instructions, and what they do where the CPU plays the GPU. Before compute capability 8.0 there are none, nor is there bf16.
+// PTX instructions, and what stands for them where the CPU plays the GPU. A GPU before 8.0 has none: gpu_start refuses bf16.
 #ifdef __CUDACPU__
 __device__ inline void mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2]) { // d += a b
     cudacpu::mma_m16n8k16_bf16(d, a, b, d);
@@ -826,7 +826,7 @@ __device__ inline void rows_fetch(uint32_t a[4][4], const bf16* from, int first,
     // a: rows first .. first + 15 as four A of 16 x 16, straight from memory
     for (int i = 0; i < 16; i++) {
         int row = first + lane_index() / 4 + i % 2 * 8, col = i / 4 * 16 + i % 4 / 2 * 8 + lane_index() % 4 * 2;
-        memcpy(&a[i / 4][i % 4], from + (size_t)min(row, T - 1) * stride + col, sizeof(uint32_t));
+        a[i / 4][i % 4] = *(const uint32_t*)(from + (size_t)min(row, T - 1) * stride + col);
     }
 }
 
@@ -835,8 +835,8 @@ __device__ inline void rows_store(bf16* to, const float d[8][4], const float sca
     for (int i = 0; i < 2; i++) {
         int row = first + lane_index() / 4 + i * 8;
         for (int n = 0; n < 8 && row < T; n++) {
-            uint32_t both = pack(d[n][2 * i] * scale[i], d[n][2 * i + 1] * scale[i]);
-            memcpy(to + (size_t)row * stride + n * 8 + lane_index() % 4 * 2, &both, sizeof both);
+            uint32_t* at = (uint32_t*)(to + (size_t)row * stride + n * 8 + lane_index() % 4 * 2);
+            *at = pack(d[n][2 * i] * scale[i], d[n][2 * i + 1] * scale[i]);
         }
     }
 }
