@@ -963,12 +963,14 @@ __global__ void flash_dkdv_kernel(bf16* dqkv, const bf16* dout, const float* lse
             float p[2][4] = {}, ds[2][4] = {};
             add_scores(p, k, Q[j % 2] + n);
             add_scores(ds, v, D[j % 2] + n); // dp
+            for (int i = 0; (j == begin || j == blocks - 1) && i < 8; i++) { // the other tiles see and are seen
+                int key = first + lane / 4 + i % 4 / 2 * 8, query = j * TILE + n + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                if (!sees<causal>(query, key, T)) { p[i / 4][i % 4] = -FLT_MAX; }
+            }
             for (int i = 0; i < 8; i++) {
-                int key = first + lane / 4 + i % 4 / 2 * 8, col = n + i / 4 * 8 + lane % 4 * 2 + i % 2;
-                float x = exp2_fast(p[i / 4][i % 4] * (0.125f * LOG2E) - L[j % 2][col] * LOG2E);
-                if ((j == begin || j == blocks - 1) && !sees<causal>(j * TILE + col, key, T)) { x = 0.0f; }
-                p[i / 4][i % 4] = x;
-                ds[i / 4][i % 4] = x * (ds[i / 4][i % 4] - Delta[j % 2][col]);
+                int col = n + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                p[i / 4][i % 4] = exp2_fast(p[i / 4][i % 4] * (0.125f * LOG2E) - L[j % 2][col] * LOG2E);
+                ds[i / 4][i % 4] = p[i / 4][i % 4] * (ds[i / 4][i % 4] - Delta[j % 2][col]);
             }
             add_rows(dv, p, D[j % 2] + n);
             add_rows(dk, ds, Q[j % 2] + n);
@@ -1011,11 +1013,13 @@ __global__ void flash_dq_kernel(bf16* dqkv, const bf16* dout, const float* lse, 
             float s[2][4] = {}, ds[2][4] = {};
             add_scores(s, a, K[j % 2] + n);
             add_scores(ds, d, V[j % 2] + n); // dp
+            for (int i = 0; j == tiles - 1 && i < 8; i++) {
+                int query = first + lane / 4 + i % 4 / 2 * 8, key = j * TILE + n + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                if (!sees<causal>(query, key, T)) { s[i / 4][i % 4] = -FLT_MAX; }
+            }
             for (int i = 0; i < 8; i++) {
-                int row = i % 4 / 2, query = first + lane / 4 + row * 8, key = j * TILE + n + i / 4 * 8 + lane % 4 * 2 + i % 2;
-                float p = exp2_fast(s[i / 4][i % 4] * (0.125f * LOG2E) - L[row]);
-                if (j == tiles - 1 && !sees<causal>(query, key, T)) { p = 0.0f; }
-                ds[i / 4][i % 4] = p * (ds[i / 4][i % 4] - Delta[row]);
+                float p = exp2_fast(s[i / 4][i % 4] * (0.125f * LOG2E) - L[i % 4 / 2]);
+                ds[i / 4][i % 4] = p * (ds[i / 4][i % 4] - Delta[i % 4 / 2]);
             }
             add_rows(dq, ds, K[j % 2] + n);
         }
