@@ -188,6 +188,13 @@ test/test_cuda test/test_cuda_vit: train_gpt2_dynmoe.c test/cuda_compare.h test/
 test/test_cuda_check test/test_cuda_vit_check: train_gpt2_dynmoe.c test/cuda_compare.h test/cuda_reference.h $(CUDACPU_FILES)
 	$(CUDACPU) --check $(CUDA_TEST_FLAGS) -o $@ $(filter test/%.cu,$^) $(LIBS) $(filter -l%,$(CHECK)) -lpthread
 
+# dev/bench has a clock at the functions of the program, but not in the small ones that loops call
+CLOCKS = $(eval CLOCKS := $(call first_that_runs,,int main(void) { return 0; },"-finstrument-functions \
+    -finstrument-functions-exclude-function-list=exp_fast$(,)sigmoid$(,)sgemm$(,)softmax_row$(,)norm_of$(,)random_" \
+    "-finstrument-functions-after-inlining"))$(CLOCKS)
+dev/bench: dev/bench.c train_gpt2_dynmoe.c .flags.tmp .commit.tmp
+	$(CC) $(CFLAGS) -DCOMMIT='"$(COMMIT)"' -I. -Wno-unused-function -Wno-string-compare $(CLOCKS) $< -o $@ $(LIBS)
+
 # What follows includes the program. Functions that only main calls are then unused.
 TEST_FLAGS := -I. -Wno-unused-function
 $(TOOLS) test/fixture test/fixture_vit: %: %.c $(SOURCES) .flags.tmp

@@ -176,25 +176,27 @@ int slice_begin(int s, int slices, int side) { // of slice s, in whole vectors; 
 // out (M, N) = op(a) op(b) + beta * out, or with bias (N) op(a) op(b) + bias: slice s of it, in one thread
 void matmul_slice(float* out, const float* a, int ta, const float* b, int tb, const float* bias, int M, int N, int K, float beta,
                   int s, int slices) {
-    int rows = M >= N, lda = ta ? M : K, ldb = tb ? K : N;
-    int begin = slice_begin(s, slices, rows ? M : N), end = slice_begin(s + 1, slices, rows ? M : N);
-    int m0 = rows ? begin : 0, m = (rows ? end : M) - m0, n0 = rows ? 0 : begin, n = (rows ? N : end) - n0;
-    for (int i = m0; bias != NULL && i < m0 + m; i++) { memcpy(out + (size_t)i * N + n0, bias + n0, (size_t)n * sizeof(float)); }
-    sgemm(out + (size_t)m0 * N + n0, N, a + (ta ? (size_t)m0 : (size_t)m0 * K), lda, ta, b + (tb ? (size_t)n0 * K : (size_t)n0), ldb,
-          tb, m, n, K, 1.0f, bias != NULL ? 1.0f : beta);
+    size_t rows = M >= N, begin = (size_t)slice_begin(s, slices, rows ? M : N), i = rows ? begin : 0, j = rows ? 0 : begin; // first
+    int width = slice_begin(s + 1, slices, rows ? M : N) - (int)begin, m = rows ? width : M, n = rows ? N : width;
+    float* o = out + i * N + j;
+    for (int r = 0; bias != NULL && r < m; r++) { memcpy(o + (size_t)r * N, bias + j, (size_t)n * sizeof(float)); }
+    sgemm(o, N, a + (ta ? i : i * K), ta ? M : K, ta, b + (tb ? j * K : j), tb ? K : N, tb, m, n, K, 1.0f,
+          bias != NULL ? 1.0f : beta);
+}
+
+void matmul_bias(float* out, const float* a, int ta, const float* b, int tb, const float* bias, int M, int N, int K, float beta) {
+    int slices = slices_for(M, N, K);
+    #pragma omp parallel for schedule(static) if (slices > 1)
+    for (int s = 0; s < slices; s++) { matmul_slice(out, a, ta, b, tb, bias, M, N, K, beta, s, slices); }
 }
 
 void matmul(float* out, const float* a, int ta, const float* b, int tb, int M, int N, int K, float beta) { // on all cores
-    int slices = slices_for(M, N, K);
-    #pragma omp parallel for schedule(static) if (slices > 1)
-    for (int s = 0; s < slices; s++) { matmul_slice(out, a, ta, b, tb, NULL, M, N, K, beta, s, slices); }
+    matmul_bias(out, a, ta, b, tb, NULL, M, N, K, beta);
 }
 
 void matmul_forward(float* out, const float* inp, const float* weight, const float* bias, int N, int C, int OC) {
     // inp (N, C), weight (OC, C), bias (OC) or NULL -> out (N, OC) = inp weight^T + bias
-    int slices = slices_for(N, OC, C);
-    #pragma omp parallel for schedule(static) if (slices > 1)
-    for (int s = 0; s < slices; s++) { matmul_slice(out, inp, 0, weight, 1, bias, N, OC, C, 0.0f, s, slices); }
+    matmul_bias(out, inp, 0, weight, 1, bias, N, OC, C, 0.0f);
 }
 
 void matmul_backward(float* dinp, float* dweight, float* dbias, const float* dout, const float* inp, const float* weight,
@@ -279,32 +281,29 @@ void layernorm_backward_add(float* dinp, float* dweight, float* dbias, const flo
                             const float* rstd, const float* weight, int N, int C) {
     // forward: norm = (inp - mean) * rstd; out = norm * weight + bias
     // dout (N, C) -> added to dinp (N, C), which already holds the gradient of the residual path
-    #pragma omp parallel
-    {
-        #pragma omp for schedule(static) nowait
-        for (int i = 0; i < N; i++) {
-            const float* x = inp + (size_t)i * C;
-            const float* d = dout + (size_t)i * C;
-            float* dx = dinp + (size_t)i * C;
-            float a = 0.0f, b = 0.0f; // means of dnorm and of dnorm * norm: what the mean and the variance take away
-            #pragma omp simd reduction(+:a, b)
-            for (int c = 0; c < C; c++) {
-                float dnorm = d[c] * weight[c];
-                a += dnorm;
-                b += dnorm * (x[c] - mean[i]) * rstd[i];
-            }
-            a /= (float)C;
-            b /= (float)C;
-            for (int c = 0; c < C; c++) { dx[c] += (d[c] * weight[c] - a - (x[c] - mean[i]) * rstd[i] * b) * rstd[i]; }
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < N; i++) {
+        const float* x = inp + (size_t)i * C;
+        const float* d = dout + (size_t)i * C;
+        float* dx = dinp + (size_t)i * C;
+        float a = 0.0f, b = 0.0f; // means of dnorm and of dnorm * norm: what the mean and the variance take away
+        #pragma omp simd reduction(+:a, b)
+        for (int c = 0; c < C; c++) {
+            float dnorm = d[c] * weight[c];
+            a += dnorm;
+            b += dnorm * (x[c] - mean[i]) * rstd[i];
         }
-        #pragma omp for schedule(static)
-        for (int c0 = 0; c0 < C; c0 += 64) {
-            for (int i = 0; i < N; i++) {
-                for (int c = c0; c < C && c < c0 + 64; c++) {
-                    float d = dout[(size_t)i * C + c];
-                    dweight[c] += d * (inp[(size_t)i * C + c] - mean[i]) * rstd[i];
-                    dbias[c] += d;
-                }
+        a /= (float)C;
+        b /= (float)C;
+        for (int c = 0; c < C; c++) { dx[c] += (d[c] * weight[c] - a - (x[c] - mean[i]) * rstd[i] * b) * rstd[i]; }
+    }
+    #pragma omp parallel for schedule(static)
+    for (int c0 = 0; c0 < C; c0 += 64) {
+        for (int i = 0; i < N; i++) {
+            for (int c = c0; c < C && c < c0 + 64; c++) {
+                float d = dout[(size_t)i * C + c];
+                dweight[c] += d * (inp[(size_t)i * C + c] - mean[i]) * rstd[i];
+                dbias[c] += d;
             }
         }
     }
@@ -645,8 +644,8 @@ void experts_forward(float* out, float* pre, float* act, const float* xr, const 
     if (thread_each(offset, E)) {
         #pragma omp parallel for schedule(dynamic)
         for (int e = 0; e < E; e++) {
-            experts_forward(out, pre, act, xr, fcw + e * HC, fcb + (size_t)e * H, fcprojw + e * HC, fcprojb + (size_t)e * C, offset + e,
-                            1, C, H);
+            experts_forward(out, pre, act, xr, fcw + e * HC, fcb + (size_t)e * H, fcprojw + e * HC, fcprojb + (size_t)e * C,
+                            offset + e, 1, C, H);
         }
         return;
     }
@@ -669,8 +668,8 @@ void experts_backward(float* dxr, float* dpre, float* dfcw, float* dfcb, float* 
     if (thread_each(offset, E)) {
         #pragma omp parallel for schedule(dynamic)
         for (int e = 0; e < E; e++) {
-            experts_backward(dxr, dpre, dfcw + e * HC, dfcb + (size_t)e * H, dfcprojw + e * HC, dfcprojb + (size_t)e * C, dout, xr, pre,
-                             act, fcw + e * HC, fcprojw + e * HC, offset + e, 1, C, H);
+            experts_backward(dxr, dpre, dfcw + e * HC, dfcb + (size_t)e * H, dfcprojw + e * HC, dfcprojb + (size_t)e * C,
+                             dout, xr, pre, act, fcw + e * HC, fcprojw + e * HC, offset + e, 1, C, H);
         }
         return;
     }

@@ -20,7 +20,8 @@ kernels and matrix products, gradients of parameters, Adam's moments, and the ma
 Same seed, same GPU, same dtype: the same bits. No float atomics; every sum has a fixed order. Another GPU or another cuBLAS
 rounds differently.
 
-Caveats: one GPU (what ranks would have to sum passes through one function, comm_sum); attention keeps its (T, T) matrices.
+Caveats: one GPU (what ranks would have to sum passes through one function, comm_sum); attention keeps its (T, T) matrices
+in fp32, and where heads do not have 64 channels.
 */
 #include <ctype.h>
 #include <errno.h>
@@ -46,11 +47,15 @@ Caveats: one GPU (what ranks would have to sum passes through one function, comm
 #include <cublas_v2.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#ifdef __CUDACPU__
+#include <cudacpu_ptx.h> // PTX instructions without a GPU
+#endif
 #ifndef COMMIT
 #define COMMIT "unknown"
 #endif
 #define MAX_LAYERS 128
 #define MAX_EXPERTS 64
+#define CAUSAL 1 // a token sees itself and those before it
 
 // ----------------------------------------------------------------------------------------------------------------------
 // Tools: errors, memory, random numbers
@@ -653,6 +658,335 @@ void attention_backward(floatX* dqkv, floatX* datt, floatX* dqkvr, floatX* scrat
         unpermute_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(dqkv + i * C, dqkvr + i * n, n, T, C, HS, 3 * C);
         LAUNCHED();
     }
+}
+
+// Flash attention (Dao et al., arXiv 2205.14135, 2307.08691): the same in bf16, for heads of 64, without the (T, T) matrices.
+// Scores are made tile by tile, 64 queries by 64 keys, and stay in registers. Of a softmax that comes in tiles each row keeps its
+// largest score so far, m, and the sum of exp(score - m), l. When a tile raises m to m', what was added up before shrinks:
+//     l = l exp(m - m') + sum of exp(s - m');   o = o exp(m - m') + exp(s - m') v;   at the end out = o / l, lse = m + log(l)
+// lse (B, NH, T) is all that backward needs: p = exp(s - lse). With delta = sum over the head of dout * out, which equals the sum
+// of p * dp over a row of softmax_backward_kernel:
+//     dv = p^T dout;   dp = dout v^T;   ds = p (dp - delta);   dq = ds k / sqrt(HS);   dk = ds^T q / sqrt(HS)
+// Sums over queries and sums over keys have a kernel each, and each makes the scores again: 7 products instead of 5, but every sum
+// stands in one thread, in a fixed order.
+//
+// A product of tensor cores, mma.sync.m16n8k16, takes the 32 lanes of a warp: D (16, 8) += A (16, 16) B (16, 8), D in float.
+// With g = lane / 4 and t = lane % 4 a lane holds, two numbers of bf16 in a register,
+//     of A: row g, columns 2t, 2t + 1; row g + 8, the same; row g, columns 2t + 8, 2t + 9; row g + 8, the same
+//     of B: rows 2t, 2t + 1, column g; rows 2t + 8, 2t + 9, column g
+//     of D: row g, columns 2t, 2t + 1; row g + 8, the same (float): two D side by side, rounded, are the A of a next product
+// Every warp has 16 rows of its block; the 4 lanes with the same g share a row. B comes from tiles in shared memory by ldmatrix,
+// which hands out 8 x 8 numbers as B wants them if a column of B is a row of the tile; with .trans, if a row of B is one.
+//
+// FLOP for a head: forward 4 T T HS, backward 14 T T HS, half of it where a token sees only what is before it. Bytes: forward reads
+// qkv and writes out, 8 HS for a token; k and v come once more, mostly from the L2 cache, for each other block of 64 queries.
+
+#define TILE 64                 // queries of a block, keys of a step, numbers of a head
+#define TILE_ROW (TILE + 8)     // a row in shared memory: 144 bytes, so that the 8 rows of an ldmatrix lie in different banks
+#define FLASH_BLOCK 128         // threads: 4 warps of 16 rows
+#define LOG2E 1.4426950409f
+
+// PTX instructions, and what stands for them where the CPU plays the GPU. A GPU before 8.0 has none: gpu_start refuses bf16.
+#ifdef __CUDACPU__
+__device__ inline void mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2]) { // d += a b
+    cudacpu::mma_m16n8k16_bf16(d, a, b, d);
+}
+__device__ inline void ldmatrix_x4(uint32_t r[4], const bf16* row) { cudacpu::ldmatrix(r, row, 4, false); }
+__device__ inline void ldmatrix_x4_trans(uint32_t r[4], const bf16* row) { cudacpu::ldmatrix(r, row, 4, true); }
+__device__ inline void cp_async16(void* shared, const void* global) { cudacpu::cp_async(shared, global, 16); }
+__device__ inline void cp_async4(void* shared, const void* global) { cudacpu::cp_async(shared, global, 4); }
+__device__ inline void cp_async_wait(void) { cudacpu::cp_async_commit(); cudacpu::cp_async_wait(0); }
+__device__ inline float exp2_fast(float x) { return exp2f(x); }
+#else
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define PTX(...) asm volatile(__VA_ARGS__)
+#else
+#define PTX(...) __trap()
+#endif
+__device__ inline uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
+__device__ inline void mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2]) { // d += a b
+    PTX("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ inline void ldmatrix_x4(uint32_t r[4], const bf16* row) { // four of 8 x 8: lanes 0 to 7 name the rows of the first, ..
+    PTX("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+__device__ inline void ldmatrix_x4_trans(uint32_t r[4], const bf16* row) { // each of them transposed
+    PTX("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+__device__ inline void cp_async16(void* shared, const void* global) { // 16 bytes, while the threads go on
+    PTX("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared_address(shared)), "l"(global) : "memory");
+}
+__device__ inline void cp_async4(void* shared, const void* global) {
+    PTX("cp.async.ca.shared.global [%0], [%1], 4;" :: "r"(shared_address(shared)), "l"(global) : "memory");
+}
+__device__ inline void cp_async_wait(void) { PTX("cp.async.wait_all;" ::: "memory"); } // for all that this thread began
+__device__ inline float exp2_fast(float x) { // 2^x, one instruction
+    float y;
+    PTX("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+#endif
+
+__device__ inline uint32_t pack(float low, float high) { // two numbers of bf16 in a register
+    __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &both, sizeof bits);
+    return bits;
+}
+
+__device__ inline float quad_sum(float x) { // over the 4 lanes that share a row
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+__device__ inline float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+// Rows of 3C numbers (qkv) or C (out): where head number i = b * NH + h begins
+__device__ inline size_t head_at(int i, int T, int C, int stride) {
+    return (size_t)(i / (C / TILE)) * T * stride + (size_t)(i % (C / TILE)) * TILE;
+}
+
+template <bool causal> __device__ inline bool sees(int query, int key, int T) {
+    return query < T && key < T && (!causal || key <= query);
+}
+
+// T may be any number: rows behind the last are read as the last, and do not count
+__device__ inline void tile_fetch(bf16 (*tile)[TILE_ROW], const bf16* from, int first, int stride, int T) {
+    // begins to copy rows first .. first + 63; each thread 4 pieces of 16 bytes
+    #pragma unroll 1 // unrolled, loops like this one would keep addresses in registers, and fewer blocks would find room
+    for (int i = threadIdx.x; i < TILE * TILE / 8; i += FLASH_BLOCK) {
+        int row = i / (TILE / 8), col = i % (TILE / 8) * 8;
+        cp_async16(&tile[row][col], from + (size_t)min(first + row, T - 1) * stride + col);
+    }
+}
+
+__device__ inline void rows_fetch(uint32_t a[4][4], const bf16* from, int first, int stride, int T) {
+    // a: rows first .. first + 15 as four A of 16 x 16, straight from memory
+    for (int i = 0; i < 16; i++) {
+        int row = first + lane_index() / 4 + i % 2 * 8, col = i / 4 * 16 + i % 4 / 2 * 8 + lane_index() % 4 * 2;
+        a[i / 4][i % 4] = *(const uint32_t*)(from + (size_t)min(row, T - 1) * stride + col);
+    }
+}
+
+__device__ inline void rows_store(bf16* to, const float d[8][4], const float scale[2], int first, int stride, int T) {
+    // d: 16 x 64, rows g and g + 8 times their scale -> rows first .. first + 15
+    for (int i = 0; i < 2; i++) {
+        int row = first + lane_index() / 4 + i * 8;
+        for (int n = 0; n < 8 && row < T; n++) {
+            uint32_t* at = (uint32_t*)(to + (size_t)row * stride + n * 8 + lane_index() % 4 * 2);
+            *at = pack(d[n][2 * i] * scale[i], d[n][2 * i + 1] * scale[i]);
+        }
+    }
+}
+
+__device__ inline void add_scores(float s[2][4], const uint32_t a[4][4], const bf16 (*rows)[TILE_ROW]) {
+    // s (16, 16) += a (16, 64) times 16 rows of a tile, transposed: a row of the tile is a column of B
+    int lane = lane_index();
+    for (int k = 0; k < 4; k++) {
+        uint32_t b[4];
+        ldmatrix_x4(b, &rows[lane % 8 + lane / 16 * 8][k * 16 + lane / 8 % 2 * 8]);
+        mma_m16n8k16(s[0], a[k], b);
+        mma_m16n8k16(s[1], a[k], b + 2);
+    }
+}
+
+__device__ inline void add_rows(float o[8][4], const float p[2][4], const bf16 (*rows)[TILE_ROW]) {
+    // o (16, 64) += p (16, 16), rounded to bf16, times 16 rows of a tile: a row of the tile is a row of B
+    int lane = lane_index();
+    uint32_t a[4] = {pack(p[0][0], p[0][1]), pack(p[0][2], p[0][3]), pack(p[1][0], p[1][1]), pack(p[1][2], p[1][3])}, b[4];
+    for (int n = 0; n < 8; n += 2) {
+        ldmatrix_x4_trans(b, &rows[lane % 16][n * 8 + lane / 16 * 8]);
+        mma_m16n8k16(o[n], a, b);
+        mma_m16n8k16(o[n + 1], a, b + 2);
+    }
+}
+
+template <bool causal>
+__global__ void flash_forward_kernel(bf16* out, float* lse, const bf16* qkv, int T, int C) {
+    // One block for 64 queries of a head, one warp for 16; tiles of 64 keys pass by, the next one is under way while one is used.
+    // Blocks of a head follow each other, so that they find its k and v in the L2 cache; those with most keys come first.
+    __shared__ alignas(16) bf16 K[2][TILE][TILE_ROW], V[2][TILE][TILE_ROW];
+    int blocks = (T + TILE - 1) / TILE, head = blockIdx.x / blocks, block = blocks - 1 - (int)blockIdx.x % blocks;
+    int tiles = causal ? block + 1 : blocks, first = block * TILE + threadIdx.x / WARP * 16, lane = lane_index();
+    const bf16 *q = qkv + head_at(head, T, C, 3 * C), *k = q + C, *v = k + C;
+    float scale = 0.125f * LOG2E, m[2] = {-FLT_MAX, -FLT_MAX}, l[2] = {0.0f, 0.0f}, o[8][4] = {}; // 1/sqrt(64); rows g and g + 8
+    uint32_t a[4][4];
+    tile_fetch(K[0], k, 0, 3 * C, T);
+    tile_fetch(V[0], v, 0, 3 * C, T);
+    rows_fetch(a, q, first, 3 * C, T);
+    for (int j = 0; j < tiles; j++) {
+        float s[8][4] = {};
+        cp_async_wait();
+        __syncthreads(); // tile j is there for all, and nobody reads tile j - 1 any more
+        if (j + 1 < tiles) {
+            tile_fetch(K[(j + 1) % 2], k, (j + 1) * TILE, 3 * C, T);
+            tile_fetch(V[(j + 1) % 2], v, (j + 1) * TILE, 3 * C, T);
+        }
+        for (int n = 0; n < 8; n += 2) { add_scores(s + n, a, K[j % 2] + n * 8); }
+        for (int i = 0; j == tiles - 1 && i < 32; i++) { // only the last tile has keys that a query does not see
+            int query = first + lane / 4 + i % 4 / 2 * 8, key = j * TILE + i / 4 * 8 + lane % 4 * 2 + i % 2;
+            if (!sees<causal>(query, key, T)) { s[i / 4][i % 4] = -FLT_MAX; }
+        }
+        for (int i = 0; i < 2; i++) {
+            float top = m[i];
+            for (int n = 0; n < 8; n++) { top = fmaxf(top, fmaxf(s[n][2 * i], s[n][2 * i + 1])); }
+            top = quad_max(top);
+            float shrink = exp2_fast((m[i] - top) * scale), sum = 0.0f;
+            m[i] = top;
+            for (int n = 0; n < 8; n++) {
+                s[n][2 * i] = exp2_fast(s[n][2 * i] * scale - top * scale);
+                s[n][2 * i + 1] = exp2_fast(s[n][2 * i + 1] * scale - top * scale);
+                sum += s[n][2 * i] + s[n][2 * i + 1];
+                o[n][2 * i] *= shrink;
+                o[n][2 * i + 1] *= shrink;
+            }
+            l[i] = l[i] * shrink + sum;
+        }
+        for (int n = 0; n < 8; n += 2) { add_rows(o, s + n, V[j % 2] + n * 8); }
+    }
+    for (int i = 0; i < 2; i++) {
+        int row = first + lane / 4 + i * 8;
+        l[i] = quad_sum(l[i]);
+        if (lane % 4 == 0 && row < T) { lse[(size_t)head * T + row] = 0.125f * m[i] + logf(l[i]); }
+        l[i] = 1.0f / l[i];
+    }
+    rows_store(out + head_at(head, T, C, C), o, l, first, C, T);
+}
+
+void flash_forward(bf16* out, float* lse, const bf16* qkv, int B, int T, int C, int causal) {
+    // qkv (B, T, 3C), C = NH * 64 -> out (B, T, C) = softmax(q k^T / 8) v; lse (B, NH, T): log of the sum of exp(q k^T / 8)
+    int blocks = B * (C / TILE) * blocks_for((size_t)T, TILE);
+    if (causal) { flash_forward_kernel<true><<<blocks, FLASH_BLOCK>>>(out, lse, qkv, T, C); }
+    else { flash_forward_kernel<false><<<blocks, FLASH_BLOCK>>>(out, lse, qkv, T, C); }
+    LAUNCHED();
+}
+
+__global__ void flash_delta_kernel(float* delta, const bf16* dout, const bf16* out, int rows, int T, int NH) {
+    // delta (B, NH, T) = sums of dout * out over heads; one warp for each of the rows = B T NH. Reads 256 bytes, writes 4
+    int r = warp_index(), t = r / NH % T, head = r / NH / T * NH + r % NH;
+    if (r >= rows) { return; }
+    size_t i = (size_t)r * TILE + 2 * lane_index();
+    float sum = warp_sum(value(dout[i]) * value(out[i]) + value(dout[i + 1]) * value(out[i + 1]));
+    if (lane_index() == 0) { delta[(size_t)head * T + t] = sum; }
+}
+
+template <bool causal>
+__global__ void flash_dkdv_kernel(bf16* dqkv, const bf16* dout, const float* lse, const float* delta, const bf16* qkv, int T,
+                                  int C) {
+    // One block for 64 keys of a head, one warp for 16; q, dout, lse and delta of 64 queries pass by. Everything is transposed:
+    // rows are keys, columns queries. In steps of 16 queries, so that scores take few registers.
+    __shared__ alignas(16) bf16 Q[2][TILE][TILE_ROW], D[2][TILE][TILE_ROW];
+    __shared__ float L[2][TILE], Delta[2][TILE];
+    int blocks = (T + TILE - 1) / TILE, head = blockIdx.x / blocks, block = blockIdx.x % blocks, begin = causal ? block : 0;
+    int first = block * TILE + threadIdx.x / WARP * 16, lane = lane_index();
+    const bf16 *q = qkv + head_at(head, T, C, 3 * C), *d = dout + head_at(head, T, C, C);
+    float dk[8][4] = {}, dv[8][4] = {};
+    uint32_t k[4][4], v[4][4];
+    auto fetch = [&](int j) { // begins to copy tile j
+        int row = threadIdx.x % TILE, query = min(j * TILE + row, T - 1);
+        tile_fetch(Q[j % 2], q, j * TILE, 3 * C, T);
+        tile_fetch(D[j % 2], d, j * TILE, C, T);
+        if (threadIdx.x < TILE) { cp_async4(&L[j % 2][row], lse + (size_t)head * T + query); }
+        else { cp_async4(&Delta[j % 2][row], delta + (size_t)head * T + query); }
+    };
+    fetch(begin);
+    rows_fetch(k, q + C, first, 3 * C, T);
+    rows_fetch(v, q + 2 * C, first, 3 * C, T);
+    for (int j = begin; j < blocks; j++) {
+        cp_async_wait();
+        __syncthreads(); // tile j is there for all, and nobody reads tile j - 1 any more
+        if (j + 1 < blocks) { fetch(j + 1); }
+        #pragma unroll 1
+        for (int n = 0; n < TILE; n += 16) {
+            float p[2][4] = {}, ds[2][4] = {};
+            add_scores(p, k, Q[j % 2] + n);
+            add_scores(ds, v, D[j % 2] + n); // dp
+            for (int i = 0; (j == begin || j == blocks - 1) && i < 8; i++) { // the other tiles see and are seen
+                int key = first + lane / 4 + i % 4 / 2 * 8, query = j * TILE + n + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                if (!sees<causal>(query, key, T)) { p[i / 4][i % 4] = -FLT_MAX; }
+            }
+            for (int i = 0; i < 8; i++) {
+                int col = n + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                p[i / 4][i % 4] = exp2_fast(p[i / 4][i % 4] * (0.125f * LOG2E) - L[j % 2][col] * LOG2E);
+                ds[i / 4][i % 4] = p[i / 4][i % 4] * (ds[i / 4][i % 4] - Delta[j % 2][col]);
+            }
+            add_rows(dv, p, D[j % 2] + n);
+            add_rows(dk, ds, Q[j % 2] + n);
+        }
+    }
+    const float scale[2] = {0.125f, 0.125f}, one[2] = {1.0f, 1.0f};
+    bf16* to = dqkv + head_at(head, T, C, 3 * C);
+    rows_store(to + C, dk, scale, first, 3 * C, T);
+    rows_store(to + 2 * C, dv, one, first, 3 * C, T);
+}
+
+template <bool causal>
+__global__ void flash_dq_kernel(bf16* dqkv, const bf16* dout, const float* lse, const float* delta, const bf16* qkv, int T,
+                                int C) {
+    // one block for 64 queries of a head, one warp for 16; tiles of 64 keys pass by as in flash_forward_kernel, in steps of 16
+    __shared__ alignas(16) bf16 K[2][TILE][TILE_ROW], V[2][TILE][TILE_ROW];
+    int blocks = (T + TILE - 1) / TILE, head = blockIdx.x / blocks, block = blocks - 1 - (int)blockIdx.x % blocks;
+    int tiles = causal ? block + 1 : blocks, first = block * TILE + threadIdx.x / WARP * 16, lane = lane_index();
+    const bf16 *q = qkv + head_at(head, T, C, 3 * C), *k = q + C, *v = k + C;
+    float dq[8][4] = {}, L[2], Delta[2];
+    uint32_t a[4][4], d[4][4];
+    tile_fetch(K[0], k, 0, 3 * C, T);
+    tile_fetch(V[0], v, 0, 3 * C, T);
+    rows_fetch(a, q, first, 3 * C, T);
+    rows_fetch(d, dout + head_at(head, T, C, C), first, C, T);
+    for (int i = 0; i < 2; i++) {
+        size_t row = (size_t)head * T + min(first + lane / 4 + i * 8, T - 1);
+        L[i] = lse[row] * LOG2E;
+        Delta[i] = delta[row];
+    }
+    for (int j = 0; j < tiles; j++) {
+        cp_async_wait();
+        __syncthreads(); // tile j is there for all, and nobody reads tile j - 1 any more
+        if (j + 1 < tiles) {
+            tile_fetch(K[(j + 1) % 2], k, (j + 1) * TILE, 3 * C, T);
+            tile_fetch(V[(j + 1) % 2], v, (j + 1) * TILE, 3 * C, T);
+        }
+        #pragma unroll 1
+        for (int n = 0; n < TILE; n += 16) {
+            float s[2][4] = {}, ds[2][4] = {};
+            add_scores(s, a, K[j % 2] + n);
+            add_scores(ds, d, V[j % 2] + n); // dp
+            for (int i = 0; j == tiles - 1 && i < 8; i++) {
+                int query = first + lane / 4 + i % 4 / 2 * 8, key = j * TILE + n + i / 4 * 8 + lane % 4 * 2 + i % 2;
+                if (!sees<causal>(query, key, T)) { s[i / 4][i % 4] = -FLT_MAX; }
+            }
+            for (int i = 0; i < 8; i++) {
+                float p = exp2_fast(s[i / 4][i % 4] * (0.125f * LOG2E) - L[i % 4 / 2]);
+                ds[i / 4][i % 4] = p * (ds[i / 4][i % 4] - Delta[i % 4 / 2]);
+            }
+            add_rows(dq, ds, K[j % 2] + n);
+        }
+    }
+    const float scale[2] = {0.125f, 0.125f};
+    rows_store(dqkv + head_at(head, T, C, 3 * C), dq, scale, first, 3 * C, T);
+}
+
+void flash_backward(bf16* dqkv, float* delta, const bf16* dout, const bf16* out, const float* lse, const bf16* qkv, int B, int T,
+                    int C, int causal) {
+    // forward: out = softmax(q k^T / 8) v
+    // dout (B, T, C) -> dqkv (B, T, 3C) overwritten; delta (B, NH, T) is scratch
+    int rows = B * T * (C / TILE), blocks = B * (C / TILE) * blocks_for((size_t)T, TILE);
+    flash_delta_kernel<<<WARPS(rows)>>>(delta, dout, out, rows, T, C / TILE);
+    LAUNCHED();
+    if (causal) {
+        flash_dkdv_kernel<true><<<blocks, FLASH_BLOCK>>>(dqkv, dout, lse, delta, qkv, T, C);
+        flash_dq_kernel<true><<<blocks, FLASH_BLOCK>>>(dqkv, dout, lse, delta, qkv, T, C);
+    } else {
+        flash_dkdv_kernel<false><<<blocks, FLASH_BLOCK>>>(dqkv, dout, lse, delta, qkv, T, C);
+        flash_dq_kernel<false><<<blocks, FLASH_BLOCK>>>(dqkv, dout, lse, delta, qkv, T, C);
+    }
+    LAUNCHED();
 }
 
 __device__ inline float gelu_u(float x) { return 1.5957691216f * (x + 0.044715f * x * x * x); } // 2 sqrt(2/pi) (x + 0.044715 x^3)
@@ -1369,10 +1703,11 @@ typedef struct {                    // one row of the table that is made from th
 } Tensor;
 
 // What lies on the device: type, field, how many. Of a layer, kept from forward for backward; a dense layer has no gate.
+// With flash attention there are no (T, T) matrices, and qkvr is qkv as it is, (B, T, 3C).
 #define LAYER_MEMORY(X) \
     X(floatX, res, N * C)   X(floatX, ln1, N * C)       X(float, mean1, N)  X(float, rstd1, N)  X(floatX, qkvr, 3 * N * C) \
-    X(floatX, att, N * NH * T) X(floatX, atty, N * C)   X(floatX, mid, N * C) X(floatX, ln2, N * C) X(float, mean2, N) \
-    X(float, rstd2, N)
+    X(floatX, att, N * NH * T * !flash) X(float, lse, N * NH * flash) X(floatX, atty, N * C) X(floatX, mid, N * C) \
+    X(floatX, ln2, N * C)   X(float, mean2, N)          X(float, rstd2, N)
 #define DENSE_MEMORY(X) \
     X(floatX, pre, N * 4 * C) X(floatX, act, N * 4 * C)
 #define GATE_MEMORY(X) \
@@ -1387,9 +1722,9 @@ typedef struct {                    // one row of the table that is made from th
     X(floatX, qkv, N * 3 * C) X(floatX, half, N * C)    X(int, block_count, (N / BLOCK + 1) * E) \
     X(double, expert_sums, 2 * E + 64) X(double, squares, NORM_BLOCKS)
 #define BACKWARD_MEMORY(X) \
-    X(floatX, dres, N * C)  X(floatX, dln, N * C)       X(floatX, datty, N * C) X(floatX, datt, N * NH * T) \
-    X(floatX, dqkvr, 3 * N * C) X(int, order, N)        X(int, first, N + 1) \
-    X(float, sums, (N / SLAB + 1) * widest)
+    X(floatX, dres, N * C)  X(floatX, dln, N * C)       X(floatX, datty, N * C) X(int, order, N) \
+    X(floatX, datt, N * NH * T * !flash) X(floatX, dqkvr, 3 * N * C * !flash) X(float, delta, N * NH * flash) \
+    X(int, first, N + 1)    X(float, sums, (N / SLAB + 1) * widest)
 #define NORM_BLOCKS 256
 
 typedef struct { int calls; cudaGraphExec_t exec; } Replay; // work that is always the same, see replay
@@ -1432,6 +1767,7 @@ typedef struct {
     Config config;
     Tensor table[MAX_TENSORS];
     int n_tensors, bf16, training;  // bf16: floatX is __nv_bfloat16
+    int flash;                      // attention without (T, T) matrices; a wish before gpt2_plan, then whether it is so
     size_t n_params, n_memory;      // numbers; with the gaps between tensors
     float *params_memory, *m_memory, *v_memory; // (n_memory) on the host: what files are read into and written from
     void* device;                   // Device<float> or Device<bf16>
@@ -1494,7 +1830,7 @@ void parameters_point(Parameters<X>* p, X* memory, const GPT2* model) { // in th
 }
 
 template <typename floatX>
-size_t activations_alloc(Device<floatX>* d, const Config* c, size_t B, size_t T, int training) {
+size_t activations_alloc(Device<floatX>* d, const Config* c, size_t B, size_t T, int training, int flash) {
     // allocates every activation by itself (what writes past its end is then caught by a memory checker); with d = NULL only
     // counts. Returns the bytes.
     static Device<floatX> nobody;
@@ -1522,17 +1858,18 @@ size_t activations_alloc(Device<floatX>* d, const Config* c, size_t B, size_t T,
 }
 
 void gpt2_plan(GPT2* model, Config config, int B, int T, int training) {
-    // lays out without allocating: the table, n_params, n_memory, act_bytes. model->bf16 is kept
-    int is_bf16 = model->bf16;
+    // lays out without allocating: the table, n_params, n_memory, act_bytes. model->bf16 and model->flash are kept
+    int is_bf16 = model->bf16, flash = model->flash;
     memset(model, 0, sizeof *model);
     model->bf16 = is_bf16;
     model->config = config;
+    model->flash = flash && is_bf16 && config.C == TILE * config.NH; // what its kernels are made for
     model->training = training;
     model->max_B = B;
     model->max_T = T;
     parameters_layout(model);
-    model->act_bytes = is_bf16 ? activations_alloc((Device<bf16>*)NULL, &config, (size_t)B, (size_t)T, training)
-                               : activations_alloc((Device<float>*)NULL, &config, (size_t)B, (size_t)T, training);
+    model->act_bytes = is_bf16 ? activations_alloc((Device<bf16>*)NULL, &config, (size_t)B, (size_t)T, training, model->flash)
+                               : activations_alloc((Device<float>*)NULL, &config, (size_t)B, (size_t)T, training, model->flash);
 }
 
 template <typename floatX>
@@ -1550,7 +1887,7 @@ void device_build(GPT2* model) {
     parameters_point(&d->p, d->params, model);
     parameters_point(&d->master_p, d->master, model);
     parameters_point(&d->g, d->grads, model);
-    activations_alloc(d, &model->config, (size_t)model->max_B, (size_t)model->max_T, model->training);
+    activations_alloc(d, &model->config, (size_t)model->max_B, (size_t)model->max_T, model->training, model->flash);
 }
 
 void gpt2_build(GPT2* model, Config config, int B, int T, int training) {
@@ -1851,8 +2188,10 @@ void attention_half_forward(GPT2* model, Device<floatX>* d, int l, int B, int T)
     const Block<floatX>* p = &d->p.h[l];
     DeviceLayer<floatX>* a = &d->layer[l];
     int N = B * T, C = model->config.C;
-    matmul_forward(d->qkv, a->ln1, p->qkvw, p->qkvb, N, C, 3 * C);
-    attention_forward(a->atty, a->att, a->qkvr, d->half, d->qkv, B, T, C, model->config.NH, 1);
+    floatX* qkv = model->flash ? a->qkvr : d->qkv;
+    matmul_forward(qkv, a->ln1, p->qkvw, p->qkvb, N, C, 3 * C);
+    if (model->flash) { flash_forward((bf16*)a->atty, a->lse, (const bf16*)qkv, B, T, C, CAUSAL); } // then floatX is bf16
+    else { attention_forward(a->atty, a->att, a->qkvr, d->half, qkv, B, T, C, model->config.NH, CAUSAL); }
     matmul_forward(d->half, a->atty, p->attprojw, p->attprojb, N, C, C);
     residual_layernorm_forward(a->mid, a->ln2, a->mean2, a->rstd2, d->half, a->res, p->ln2w, p->ln2b, N, C);
 }
@@ -1864,7 +2203,10 @@ void attention_half_backward(GPT2* model, Device<floatX>* d, int l, int B, int T
     DeviceLayer<floatX>* a = &d->layer[l];
     int N = B * T, C = model->config.C;
     matmul_backward(d->datty, g->attprojw, g->attprojb, d->dres, a->atty, p->attprojw, d->sums, N, C, C);
-    attention_backward(d->qkv, d->datt, d->dqkvr, d->half, d->datty, a->att, a->qkvr, B, T, C, model->config.NH);
+    if (model->flash) {
+        flash_backward((bf16*)d->qkv, d->delta, (const bf16*)d->datty, (const bf16*)a->atty, a->lse, (const bf16*)a->qkvr, B, T, C,
+                       CAUSAL);
+    } else { attention_backward(d->qkv, d->datt, d->dqkvr, d->half, d->datty, a->att, a->qkvr, B, T, C, model->config.NH); }
     matmul_backward(d->dln, g->qkvw, g->qkvb, d->qkv, a->ln1, p->qkvw, d->sums, N, C, 3 * C);
     layernorm_backward_add(d->dres, g->ln1w, g->ln1b, d->dln, a->res, a->mean1, a->rstd1, p->ln1w, d->sums, N, C);
 }
@@ -2553,6 +2895,7 @@ typedef const char* text;
     X(int,   streams,        "-ns", "4",          1, 4,    "streams that share the experts of a layer; changes no bit") \
     X(int,   graph,          "-gr", "0",          0, 1,    "1: start the attention of each layer as a CUDA graph; changes no bit") \
     X(text,  dtype,          "-dt", "auto",       0, 0,    "of weights and activations: bf16, fp32; auto: bf16 if the GPU has it") \
+    X(int,   flash,          "-fa", "1",          0, 1,    "1: flash attention (bf16, heads of 64); 0: through (T, T) matrices") \
     X(text,  tokenizer,      "-tk", "",           0, 0,    "GPT-2's vocab.bpe: prints BPE tokens as text") \
     X(text,  prompt,         "-p",  "",           0, 0,    "continue this text, or a token file (.bin), and stop") \
     X(int,   generate,       "-gn", "256",        0, 1000000, "tokens to generate, after training too") \
@@ -3641,8 +3984,8 @@ double print_plan(const GPT2* model, const Settings* s, const Data* data, const 
     double n = (double)model->n_params, sequences = (double)s->accum * s->batch;
     double M = 1e-6, held = (training ? 16.0 : 4.0) * (double)model->n_memory, kept = (double)model->act_bytes;
     if (model->bf16) { held += 2.0 * (double)model->n_memory; } // the copy that kernels use
-    printf("train_gpt2_dynmoe_cu, commit %s, on %s, %s, cuBLAS %zu\n", COMMIT, gpu, model->bf16 ? "bf16" : "fp32",
-           cublasLtGetVersion());
+    printf("train_gpt2_dynmoe_cu, commit %s, on %s, %s%s, cuBLAS %zu\n", COMMIT, gpu, model->bf16 ? "bf16" : "fp32",
+           model->flash ? ", flash attention" : "", cublasLtGetVersion());
     printf("data     %s: %.3f million tokens; validation: %.3f million of %s\n", data->path, M * tokens, M * val_tokens,
            *s->val ? s->val : "its end");
     printf("model    %d layers", c->L);
@@ -3675,8 +4018,8 @@ void print_time(const GPT2* model, const Settings* s) { // of a dry run
 }
 
 void log_run(FILE* log, const GPT2* model, const char* gpu) { // the first record: everything that the run depends on
-    fprintf(log, "{\"type\":\"run\",\"version\":1,\"program\":\"train_gpt2_dynmoe.cu\",\"commit\":\"%s\",\"dtype\":\"%s\",",
-            COMMIT, model->bf16 ? "bf16" : "fp32");
+    fprintf(log, "{\"type\":\"run\",\"version\":1,\"program\":\"train_gpt2_dynmoe.cu\",\"commit\":\"%s\",", COMMIT);
+    fprintf(log, "\"dtype\":\"%s\",\"flash\":%d,", model->bf16 ? "bf16" : "fp32", model->flash);
     Cost k0 = cost_at(model, 0, 0, 1), k1 = cost_at(model, 1, 0, 1); // both are linear in k
     fprintf(log, "\"cublas\":%zu,\"parameters\":%zu,\"used\":[%.0f,%.0f],\"flop\":[%.0f,%.0f],\"machine\":", cublasLtGetVersion(),
             model->n_params, k0.parameters, k1.parameters - k0.parameters, k0.flop, k1.flop - k0.flop);
@@ -3725,6 +4068,7 @@ int main(int argc, char** argv) {
     gpu_start(gpu, sizeof gpu, s.dtype, &model.bf16);
     expert_queues = s.streams > 1 ? s.streams : 0;
     use_graphs = s.graph;
+    model.flash = s.flash;
     gpt2_plan(&model, config, *s.prompt ? 1 : s.batch, config.T, training);
     if (training || s.dry_run) {
         double need = print_plan(&model, &s, &data, &val, gpu, training), have = memory_available();

@@ -110,7 +110,7 @@ typedef struct {
     const float *a, *b;
     float* out;
 } Product;
-typedef struct { Product* p; size_t n, room; double flop[N_PARTS]; char pad[64]; } Products; // pad: threads do not share lines
+typedef struct { Product* p; size_t n, room; double flop[N_PARTS]; } Products;
 static Products* products;          // one for each thread
 static int products_recording;
 
@@ -122,9 +122,9 @@ NO_CLOCK static int thread_number(void) { // in the outer of two parallel region
 #endif
 }
 
-NO_CLOCK void bench_sgemm(ORDER order, TRANSPOSE ta, TRANSPOSE tb, const blasint M, const blasint N, const blasint K, const float alpha,
-                          const float* a, const blasint lda, const float* b, const blasint ldb, const float beta, float* out,
-                          const blasint ldo) {
+NO_CLOCK void bench_sgemm(ORDER order, TRANSPOSE ta, TRANSPOSE tb, const blasint M, const blasint N, const blasint K,
+                          const float alpha, const float* a, const blasint lda, const float* b, const blasint ldb, const float beta,
+                          float* out, const blasint ldo) {
     cblas_sgemm(order, ta, tb, M, N, K, alpha, a, lda, b, ldb, beta, out, ldo);
     if (!products_recording) { return; }
     Products* q = &products[thread_number()];
@@ -138,7 +138,7 @@ NO_CLOCK void bench_sgemm(ORDER order, TRANSPOSE ta, TRANSPOSE tb, const blasint
     q->flop[part_now] += 2.0 * (double)M * (double)N * (double)K;
 }
 
-NO_CLOCK static double products_replay(int part) { // seconds for the recorded products of a part, or all (-1): every thread its own, in order
+NO_CLOCK static double products_replay(int part) { // seconds for the recorded products of a part (-1: all), by their threads
     double start = seconds_now();
     #pragma omp parallel
     {
@@ -157,7 +157,9 @@ NO_CLOCK static double products_replay(int part) { // seconds for the recorded p
 // One case: a configuration, a router, k
 
 typedef struct { const char* name; int L, NH, C, T, V, B; } Size;
-static const Size sizes[] = {{"tiny", 4, 4, 128, 64, 256, 8}, {"small", 6, 6, 384, 256, 256, 4}, {"124M", 12, 12, 768, 256, 50257, 2}};
+static const Size sizes[] = {
+    {"tiny", 4, 4, 128, 64, 256, 8}, {"small", 6, 6, 384, 256, 256, 4}, {"124M", 12, 12, 768, 256, 50257, 2}
+};
 enum { N_SIZES = 3, E_POOL = 8 };
 
 typedef struct {

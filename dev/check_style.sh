@@ -10,17 +10,19 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # each program and its line budget; raising one is a visible change that says why
-# (the C program: 1,800 was the first budget. The algorithm, up to the line `Here the algorithm ends`, keeps within 1,400, an
-# evening. What users and bad input need takes as much again: strict readers, 60 flags, resuming, GPT-2's files, plans, logs;
-# tools that are not training stand in dev/. The CUDA program: 2,600 at first; 1,400 lines are twins of the C program. The vision
-# program: 2,400 at first; 2,300 lines are twins of the CUDA program; readers of pictures, augmentation, prediction are its own.
-# Both: 300 lines for what one GPU's speed takes: the floor of a step, streams, plans of cublasLt, graphs.)
-programs='train_gpt2_dynmoe.c:2900 train_gpt2_dynmoe.cu:3900 train_vit_dynmoe.cu:4400'
+# (the C program: 1,800 was the first budget. The algorithm, up to the line `Here the algorithm ends`, keeps within 1,440, an
+# evening: 1,400 and 40 lines that make products of few rows fast. What users and bad input need takes as much again: strict
+# readers, 60 flags, resuming, GPT-2's files, plans, logs; tools that are not training stand in dev/. The CUDA program: 2,600 at
+# first; 1,400 lines are twins of the C program. The vision program: 2,400 at first; 2,300 lines are twins of the CUDA program;
+# readers of pictures, augmentation, prediction are its own.
+# Flash attention is 320 lines of each: cuBLAS does not have it, and what a lane of a tensor core holds must be said beside it.
+# Both: 300 lines more for what one GPU's speed takes: the floor of a step, streams, plans of cublasLt, graphs.)
+programs='train_gpt2_dynmoe.c:2900 train_gpt2_dynmoe.cu:4240 train_vit_dynmoe.cu:4760'
 built='train_gpt2_dynmoe train_gpt2_dynmoe_cu train_vit_dynmoe'
 longest_line=132
 fixture_bytes=1572864 # of all fixtures together
-algorithm='^// Here the algorithm ends' # in the C program, at line 1400 at the latest
-algorithm_lines=1400
+algorithm='^// Here the algorithm ends' # in the C program, at line 1440 at the latest
+algorithm_lines=1440
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

@@ -14,7 +14,7 @@ self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin # nvcc and compute-sanitizer are often only there
 PARTS='machine build tests fixtures memcheck racecheck micro dense top-any k1.5 k2 k2.5 top2 top2-one-stream top2-graph
-memory vit train
+flash memory vit train
 cifar10-dense cifar10-top-1 cifar10-top-2 cifar10-top-any pacs peer-check peer peer-compile peer-pure peer-k peer-onehot'
 OUT=${GPU_OUT:-out_gpu}
 BATCH=${BATCH:-64} LAYERS=${LAYERS:-12} HEADS=${HEADS:-12} CHANNELS=${CHANNELS:-768} CONTEXT=${CONTEXT:-1024} STEPS=${STEPS:-30}
@@ -58,7 +58,7 @@ checker() { # memcheck or racecheck
         [ -f "$source" ] || continue
         shortly build "$program"
         for kernel in $(sed -n 's/^ *TEST_BOTH(\([a-z_0-9]*\)).*/\1_fp32 \1_bf16/p' "$source") \
-            $(sed -n 's/^ *TEST(\(optimizer_and_rows\|averages\)).*/\1/p' "$source"); do
+            $(sed -n 's/^.* TEST(\(optimizer_and_rows\|averages\|flash_[a-z]*\)).*/\1/p' "$source"); do
             n=$((n + 1))
             if CK_RUN_CASE=$kernel timeout 100 compute-sanitizer --tool "$1" --error-exitcode 9 "$program" > "$OUT/$1.tmp" 2>&1 &&
                 grep -q '^1 passed, 0 failed' "$OUT/$1.tmp"; then echo "$1 $program $kernel: clean"
@@ -142,6 +142,14 @@ part_k2_5() { at_k 2.5; }
 part_top2() { speed --router top-k --topk 2; } # with four streams and no graphs; the next two to compare with it
 part_top2_one_stream() { speed --router top-k --topk 2 --streams 1; }
 part_top2_graph() { speed --router top-k --topk 2 --graph 1; }
+
+part_flash() { # flash attention beside the (T, T) matrices, which take more memory: perhaps at a smaller batch
+    for flash in 1 0; do
+        speed --router top-k --topk 2 --flash $flash > "$OUT/flash$flash.tmp" || { cat "$OUT/flash$flash.tmp"; return 1; }
+        cat "$OUT/flash$flash.tmp"
+    done
+    for flash in 1 0; do sed -n "s/^measured: /--flash $flash: /p" "$OUT/flash$flash.tmp"; done
+}
 
 part_memory() { # linear in tokens: twice the batch takes at most 2.2 times as much, and each further sequence the same
     tokens

@@ -39,7 +39,8 @@ killed_by() { # runs the tests in this folder; prints what failed first, or noth
 
 killed_by_cuda() { # program, its source
     if ! compile "$1"; then echo "NOT COMPILED: $1"; return; fi
-    cases=$(sed -n 's/^    TEST(\([a-z0-9_]*\))$/\1/p; s/^    TEST_BOTH(\([a-z0-9_]*\))$/\1_fp32 \1_bf16/p' "$2")
+    cases=$(sed -n 's/^    TEST(\([a-z0-9_]*\))$/\1/p; s/^    if (is_bf16) { TEST(\([a-z0-9_]*\)) }$/\1/p
+        s/^    TEST_BOTH(\([a-z0-9_]*\))$/\1_fp32 \1_bf16/p' "$2")
     for case in $cases; do
         if ! CK_RUN_CASE=$case "$1" > said 2>&1; then echo "unit: $case"; return; fi
     done

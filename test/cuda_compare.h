@@ -207,6 +207,119 @@ static double distance(const float* a, const float* b, size_t n, double times) {
     return wrong > 0.0 ? sqrt(wrong / squares) : 0.0;
 }
 
+// ----------------------------------------------------------------------------------------------------------------------
+// Flash attention against the C program's, and against the (T, T) matrices of the same program
+
+// How far it may be from the C program's, as |error| / |tensor|. Inputs are the same numbers of bf16. A rounding to bf16 is off by
+// at most 2^-8 of the number, its root mean square is 0.83 u with u = 2^-9. Two roundings lie on the way to out and to dv, of the
+// probabilities and of the result; for dq and dk they are of ds and of the result: sqrt(2) u.
+// Delta is made from the rounded out, so ds = p (dp - delta) has an absolute error too, which does not shrink when dp and delta are
+// nearly equal: p u times the root of the sum of squares of dout out. It goes into dq as its sum over keys, and into dk as that
+// over queries: spread (2), below. With T = 1 dq and dk are nothing else.
+#define FLASH_BOUND (1.41421356 / 512)
+
+static void spread_of_delta(double spread[2], const float* qkv, const float* att, const float* dout, const float* o, int B, int T,
+                            int C, int NH) {
+    spread[0] = spread[1] = 0.0;
+    for (int row = 0; row < B * NH * T; row++) {
+        int b = row / T / NH, h = row / T % NH, i = row % T;
+        const float *d = dout + ((size_t)b * T + i) * C + h * 64, *x = o + ((size_t)b * T + i) * C + h * 64;
+        double error = 0.0, mean[64] = {0.0}, length = 0.0, p2 = 0.0;
+        for (int c = 0; c < 64; c++) { error += pow((double)d[c] * (double)x[c] / 512, 2.0); }
+        for (int j = 0; j < T; j++) {
+            double p = (double)att[(size_t)row * T + j];
+            for (int c = 0; c < 64; c++) { mean[c] += p * (double)qkv[((size_t)b * T + j) * 3 * C + C + h * 64 + c]; }
+            p2 += p * p;
+        }
+        for (int c = 0; c < 64; c++) {
+            spread[0] += error * mean[c] * mean[c] / 64;
+            length += pow((double)qkv[((size_t)b * T + i) * 3 * C + h * 64 + c], 2.0);
+        }
+        spread[1] += error * p2 * length / 64;
+    }
+}
+
+static double difference(const float* a, const float* b, size_t rows, size_t stride, size_t from, size_t C, double times) {
+    double sum = 0.0; // of C columns of rows: |times a - b|
+    for (size_t i = 0; i < rows * C; i++) {
+        size_t at = i / C * stride + from + i % C;
+        sum += pow(times * (double)a[at] - (double)b[at], 2.0);
+    }
+    return sqrt(sum);
+}
+
+static void flash_near(const char* name, const float* got, const float* want, size_t rows, size_t stride, size_t from, size_t C,
+                       double bound, double spread) { // and an error of one percent would be seen
+    double size = difference(got, want, rows, stride, from, C, 0.0), allowed = hypot(bound * size, spread);
+    double off = difference(got, want, rows, stride, from, C, 1.0);
+    double more = difference(got, want, rows, stride, from, C, 1.01);
+    ck_assert_msg(off <= allowed, "%s: %s: off by %.3g, allowed %.3g, its length %.3g", where, name, off, allowed, size);
+    ck_assert_msg(more > allowed || spread > 0.005 * size, "%s: %s: one percent more would not be seen", where, name);
+}
+
+static float* floats_of(const bf16* device, size_t n) {
+    bf16* h = (bf16*)alloc_zeroed(n, sizeof(bf16), "a test");
+    float* f = (float*)alloc_zeroed(n, sizeof(float), "a test");
+    to_host(h, device, n * sizeof(bf16));
+    for (size_t i = 0; i < n; i++) { f[i] = value(h[i]); }
+    free(h);
+    return f;
+}
+
+static void flash_case(int B, int T, int NH, int causal, float size) { // q and k of this size: scores are about its square
+    static char text[100];
+    int C = 64 * NH;
+    size_t N = (size_t)B * T, n = N * C, m = N * NH * T;
+    snprintf(text, sizeof text, "flash, B %d, T %d, NH %d, %s, size %g", B, T, NH, causal ? "causal" : "full", (double)size);
+    where = text;
+    float *qkv = randoms(3 * n, 1), *d = rounded<bf16>(n, 1), *out = randoms(n, 1), *dqkv = randoms(3 * n, 1);
+    float *att = (float*)alloc_zeroed(m, sizeof(float), "a test"), *datt = randoms(N * NH * 64, 1), *lse = randoms(N * NH, 1);
+    for (size_t i = 0; i < 3 * n; i++) { if (i % (3 * C) < 2 * (size_t)C) { qkv[i] *= size; } }
+    round_to<bf16>(qkv, 3 * n);
+    bf16 *gqkv = upX<bf16>(qkv, 3 * n), *gd = upX<bf16>(d, n), *gout = room<bf16>(n), *gdqkv = room<bf16>(3 * n);
+    float *glse = room<float>(N * NH), *delta = room<float>(N * NH);
+    flash_forward(gout, glse, gqkv, B, T, C, causal);
+    flash_backward(gdqkv, delta, gd, gout, glse, gqkv, B, T, C, causal);
+    ref::attention_forward(out, att, qkv, B, T, C, NH, causal);
+    ref::attention_backward(dqkv, datt, d, att, qkv, B, T, C, NH, causal);
+    float *got = floats_of(gout, n), *dgot = floats_of(gdqkv, 3 * n);
+    double spread[2];
+    spread_of_delta(spread, qkv, att, d, out, B, T, C, NH);
+    flash_near("out", got, out, N, (size_t)C, 0, (size_t)C, FLASH_BOUND, 0.0);
+    flash_near("dv", dgot, dqkv, N, 3 * (size_t)C, 2 * (size_t)C, (size_t)C, FLASH_BOUND, 0.0);
+    flash_near("dq", dgot, dqkv, N, 3 * (size_t)C, 0, (size_t)C, FLASH_BOUND, sqrt(spread[0]));
+    flash_near("dk", dgot, dqkv, N, 3 * (size_t)C, (size_t)C, (size_t)C, FLASH_BOUND, sqrt(spread[1]));
+    to_host(lse, glse, N * NH * sizeof(float));
+    for (size_t r = 0; r < N * NH; r++) { // the score of the first key and its probability tell the lse
+        double score = 0.0;
+        const float *q = qkv + (r / T / NH * T + r % T) * 3 * C + r / T % NH * 64, *k = q - r % T * 3 * C;
+        size_t j = 0;
+        for (size_t i = 0; i < (size_t)T; i++) { if (att[r * T + i] > att[r * T + j]) { j = i; } } // or rather of the likeliest
+        for (int c = 0; c < 64; c++) { score += (double)q[c] * (double)k[j * 3 * C + C + c] / 8.0; }
+        double want = score - log((double)att[r * T + j]);
+        ck_assert_msg(fabs((double)lse[r] - want) < 1e-5 * (1.0 + fabs(score)), "%s: lse[%zu]: %.8g, want %.8g", where, r,
+                      (double)lse[r], want);
+    }
+    // The other path rounds scores, probabilities, the gradients of both, and the result. The error of exp(s) is s u, and where
+    // most of the probability is, s s is about 2 if scores have deviation 1: six errors of u, with two of flash eight, and a little
+    // more: sqrt(10) u. For dq and dk comes the spread of both paths.
+    if (size == 1.0f) {
+        bf16 *gatt = room<bf16>(m), *qkvr = room<bf16>(3 * n), *scratch = room<bf16>(n), *other = room<bf16>(n);
+        bf16* dother = room<bf16>(3 * n);
+        attention_forward(other, gatt, qkvr, scratch, gqkv, B, T, C, NH, causal);
+        attention_backward(dother, room<bf16>(m), room<bf16>(3 * n), scratch, gd, gatt, qkvr, B, T, C, NH);
+        float *o = floats_of(other, n), *dq = floats_of(dother, 3 * n);
+        flash_near("out, both paths", got, o, N, (size_t)C, 0, (size_t)C, sqrt(5.0) * FLASH_BOUND, 0.0);
+        for (int i = 0; i < 3; i++) {
+            static const char* const names[] = {"dq, both paths", "dk, both paths", "dv, both paths"};
+            flash_near(names[i], dgot, dq, N, 3 * (size_t)C, (size_t)i * C, (size_t)C, sqrt(5.0) * FLASH_BOUND,
+                       i < 2 ? 2.0 * sqrt(spread[i]) : 0.0);
+        }
+        free(o); free(dq);
+    }
+    free(qkv); free(d); free(out); free(dqkv); free(att); free(datt); free(lse); free(got); free(dgot);
+}
+
 static const ref::Tensor* tensor_of(const ref::GPT2* twin, const char* name) { // the twin's order of tensors may be another
     for (int i = 0; i < twin->n_tensors; i++) { if (strcmp(twin->table[i].name, name) == 0) { return &twin->table[i]; } }
     ck_abort_msg("the reference has no tensor %s", name);

@@ -502,8 +502,8 @@ START_TEST(an_expert_is_one_threads_or_shared) {
     // to the bit; cut into slices, almost.
     enum { E = 5, C = 33, H = 70, R = 120 };
     const int offsets[3][E + 1] = {{0, 24, 48, 72, 96, 120}, {0, 40, 40, 80, 119, 120}, {0, 100, 105, 110, 110, 120}};
-    const float *xr = randoms(R * C, 1.0f), *w = randoms(E * H * C, 0.2f), *b = randoms(E * H, 0.5f), *w2 = randoms(E * H * C, 0.2f),
-                *b2 = randoms(E * C, 0.5f), *dout = randoms(R * C, 1.0f);
+    const float *xr = randoms(R * C, 1.0f), *w = randoms(E * H * C, 0.2f), *w2 = randoms(E * H * C, 0.2f);
+    const float *b = randoms(E * H, 0.5f), *b2 = randoms(E * C, 0.5f), *dout = randoms(R * C, 1.0f);
     float *r[2][8], *dpre = floats(R * H);
     static const char* const names[8] = {"out", "pre", "act", "dxr", "dfcw", "dfcb", "dfcprojw", "dfcprojb"};
     const size_t sizes[8] = {R * C, R * H, R * H, R * C, E * H * C, E * H, E * H * C, E * C};
@@ -513,7 +513,8 @@ START_TEST(an_expert_is_one_threads_or_shared) {
             threads_set(1 + t);
             ck_assert_int_eq(thread_each(offsets[o], E), t == 1 && o < 2);
             experts_forward(r[t][0], r[t][1], r[t][2], xr, w, b, w2, b2, offsets[o], E, C, H);
-            experts_backward(r[t][3], dpre, r[t][4], r[t][5], r[t][6], r[t][7], dout, xr, r[t][1], r[t][2], w, w2, offsets[o], E, C, H);
+            experts_backward(r[t][3], dpre, r[t][4], r[t][5], r[t][6], r[t][7], dout, xr, r[t][1], r[t][2], w, w2, offsets[o], E, C,
+                             H);
         }
         for (int i = 0; i < 8; i++) {
             if (o < 2) { same_bits(names[i], r[1][i], r[0][i], sizes[i] * sizeof(float)); }

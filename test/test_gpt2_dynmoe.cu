@@ -16,14 +16,17 @@ static GPT2 model;
 // ----------------------------------------------------------------------------------------------------------------------
 // The flags
 
-START_TEST(flags_of_both_programs_agree) { // apart from --dtype, --streams and --graph, which only the CUDA program has
+START_TEST(flags_of_both_programs_agree) { // apart from --dtype, --flash, --streams and --graph: the CUDA program's
     const char* argv[] = {"test"};
     flags_read(1, argv); // fills in the names
     ref::flags_read(1, argv);
     int j = 0, extra = 0;
     for (int i = 0; i < N_FLAGS; i++) {
         const Flag* f = &flag_table[i];
-        if (!strcmp(f->field, "dtype") || !strcmp(f->field, "streams") || !strcmp(f->field, "graph")) { extra++; continue; }
+        const char* const own[] = {"dtype", "flash", "streams", "graph"};
+        int is_own = 0;
+        for (const char* o : own) { is_own |= strcmp(f->field, o) == 0; }
+        if (is_own) { extra++; continue; }
         ck_assert_msg(j < (int)(sizeof ref::flag_table / sizeof ref::flag_table[0]), "%s: the C program has none", f->name);
         const ref::Flag* g = &ref::flag_table[j++];
         ck_assert_str_eq(f->field, g->field);
@@ -34,7 +37,7 @@ START_TEST(flags_of_both_programs_agree) { // apart from --dtype, --streams and 
         ck_assert_msg(f->low == g->low && f->high == g->high, "%s: another range", f->name);
         ck_assert_msg(strcmp(f->help, g->help) == 0, "%s: %s\nin the C program: %s", f->name, f->help, g->help);
     }
-    ck_assert_int_eq(extra, 3);
+    ck_assert_int_eq(extra, 4);
     ck_assert_int_eq(j, (int)(sizeof ref::flag_table / sizeof ref::flag_table[0]));
     PASS();
 } END_TEST
@@ -233,6 +236,43 @@ template <typename floatX> static void huge_scores(const char* dtype) { // exp(1
     near("out", gout, out, 20, T);
 }
 BOTH_TYPES(huge_scores)
+
+START_TEST(flash_attention) { // one tile and several, full ones and not; several heads and batches
+    static const int lengths[] = {1, 7, 63, 64, 65, 128, 150};
+    for (int i = 0; i < 14; i++) { flash_case(i % 3 + 1, lengths[i / 2], (i + 1) % 3 + 1, i % 2, 1.0f); }
+    flash_case(1, 150, 1, 0, 5.0f); // scores of -80 to 80
+    flash_case(1, 150, 1, 1, 5.0f);
+    PASS();
+} END_TEST
+
+START_TEST(flash_batches) { // what else is in the batch does not change a bit, nor does the place in it
+    int T = 70, C = 128, NH = 2;
+    size_t n = (size_t)T * C, rows = (size_t)T * NH;
+    float *qkv = rounded<bf16>(6 * n, 1), *d = rounded<bf16>(2 * n, 1), lse[2][280];
+    bf16* out[2] = {room<bf16>(2 * n), room<bf16>(2 * n)};
+    bf16* dqkv[2] = {room<bf16>(6 * n), room<bf16>(6 * n)};
+    memcpy(qkv + 3 * n, qkv, 3 * n * sizeof(float));
+    memcpy(d + n, d, n * sizeof(float));
+    bf16 *gqkv = upX<bf16>(qkv, 6 * n), *gd = upX<bf16>(d, 2 * n);
+    float *glse = room<float>(2 * rows), *delta = room<float>(2 * rows);
+    for (int causal = 0; causal < 2; causal++) {
+        for (int B = 1; B <= 2; B++) {
+            flash_forward(out[B - 1], glse, gqkv, B, T, C, causal);
+            flash_backward(dqkv[B - 1], delta, gd, out[B - 1], glse, gqkv, B, T, C, causal);
+            to_host(lse[B - 1], glse, (size_t)B * rows * sizeof(float));
+        }
+        float *one = floats_of(out[0], n), *two = floats_of(out[1], 2 * n), *done = floats_of(dqkv[0], 3 * n);
+        float* dtwo = floats_of(dqkv[1], 6 * n);
+        for (int b = 0; b < 2; b++) {
+            ck_assert(memcmp(one, two + b * n, n * sizeof(float)) == 0);
+            ck_assert(memcmp(done, dtwo + b * 3 * n, 3 * n * sizeof(float)) == 0);
+            ck_assert(memcmp(lse[0], lse[1] + b * rows, rows * sizeof(float)) == 0);
+        }
+        free(one); free(two); free(done); free(dtwo);
+    }
+    free(qkv); free(d);
+    PASS();
+} END_TEST
 
 template <typename floatX> static void elementwise(const char* dtype) {
     size_t n = 777;
@@ -584,7 +624,8 @@ static Settings settings_cu;
 static ref::Settings settings_c;
 static unsigned char bytes[3000];
 
-static int x[64], y[64];    // the first batch of bytes
+static int x[256], y[256];  // the first batch of bytes
+static int flash_wish = 1;   // --flash, which the C program does not have
 
 static void first_values(int is_bf16) { // of the twin, like those of a trained model
     uint64_t state = 5;
@@ -631,6 +672,7 @@ static void start_both(const char* line, int is_bf16) { // the same flags, the s
     }
     memset(&model, 0, sizeof model);
     model.bf16 = is_bf16;
+    model.flash = flash_wish;
     gpt2_build(&model, config_make(&settings_cu, 20, NULL), settings_cu.batch, settings_cu.context, 1);
     copy_parameters(&twin);
     gpt2_to_device(&model);
@@ -703,6 +745,56 @@ static void one_step(int is_bf16) { // loss, auxiliary terms, decisions and ever
 }
 START_TEST(one_step_fp32) { one_step(0); PASS(); } END_TEST
 START_TEST(one_step_bf16) { one_step(1); PASS(); } END_TEST
+
+START_TEST(one_step_flash) { // with flash attention and without: against the C program, and against each other
+    const char* line = "--layers 2 --heads 2 --channels 128 --context 70 --batch 2 --moe-layers 1 --experts 3 --router dense";
+    float* grads[2];
+    double losses[2];
+    size_t bytes[2], n = 0, N = 140;
+    for (int flash = 0; flash < 2; flash++) {
+        flash_wish = flash;
+        start_both(line, 1);
+        for (int l = 0; l < 2; l++) { // scores of about 1: rounding them to bf16, as the other path does, then costs little
+            for (int i = 0; i < 3 * 128 * 128; i++) { twin.params.h[l].qkvw[i] *= 0.5f; }
+        }
+        copy_parameters(&twin);
+        gpt2_to_device(&model);
+        ck_assert_int_eq(model.flash, flash);
+        bytes[flash] = model.act_bytes;
+        losses[flash] = (double)gpt2_forward(&model, x, y, 2, 70, 1);
+        double want = (double)ref::gpt2_forward(&twin, x, y, 2, 70, 1), bound = gradient_bound(1, 140, 2);
+        ck_assert_msg(fabs(losses[flash] - want) <= want / 512, "flash %d: loss %.7f, want %.7f", flash, losses[flash], want);
+        compare_layers(flash ? "flash" : "no flash", &twin);
+        gpt2_zero_grad(&model);
+        gpt2_backward(&model, 1.0f);
+        ref::gpt2_zero_grad(&twin);
+        ref::gpt2_backward(&twin, 1.0f);
+        compare_gradients(flash ? "flash" : "no flash", gpt2_grads(&model), &twin, bound);
+        n = model.n_memory;
+        grads[flash] = (float*)alloc_zeroed(n, sizeof(float), "a test");
+        to_host(grads[flash], gpt2_grads(&model), n * sizeof(float));
+        // the same memory serves a shorter text
+        losses[flash] += want = (double)gpt2_forward(&model, x, y, 1, 13, 0);
+        double shorter = (double)ref::gpt2_forward(&twin, x, y, 1, 13, 0);
+        ck_assert_msg(fabs(want - shorter) <= shorter / 128, "flash %d: loss of 13 tokens %.7f, want %.7f", flash, want, shorter);
+        free_both();
+    }
+    flash_wish = 1;
+    double off = distance(grads[1], grads[0], n, 1.0);
+    ck_assert_msg(off > 0.0 && off < 0.02, "gradients differ by %.3g", off); // not equal: another path
+    ck_assert(fabs(losses[1] - losses[0]) < 0.01);
+    // what flash does not keep: att of two layers, datt, dqkvr; what it keeps: lse of two layers, delta
+    ck_assert_uint_eq(bytes[0] - bytes[1], (3 * N * 2 * 70 + 3 * N * 128) * sizeof(bf16) - 3 * N * 2 * sizeof(float));
+    // heads of 32 and fp32 go through the matrices
+    for (int i = 0; i < 2; i++) {
+        start_both(i == 0 ? "--layers 1 --heads 4 --channels 128 --context 8 --batch 2 --moe-layers none"
+                          : "--layers 1 --heads 1 --channels 64 --context 8 --batch 2 --moe-layers none", i == 0);
+        ck_assert_int_eq(model.flash, 0);
+        free_both();
+    }
+    free(grads[0]); free(grads[1]);
+    PASS();
+} END_TEST
 
 static void events_of(FILE* log, char* said, size_t room) { // those of a log, in short: "4/0 remove 1 (0); "
     char line[4000], what[16];
@@ -889,6 +981,8 @@ int main(void) {
     TEST_BOTH(plans_of_products)
     TEST_BOTH(attention)
     TEST_BOTH(huge_scores)
+    if (is_bf16) { TEST(flash_attention) }
+    if (is_bf16) { TEST(flash_batches) }
     TEST_BOTH(elementwise)
     TEST_BOTH(classifier)
     TEST_BOTH(moe_layer)
@@ -896,6 +990,7 @@ int main(void) {
     TEST_BOTH(gates_at_the_edge)
     TEST(optimizer_and_rows)
     TEST_BOTH(one_step)
+    if (is_bf16) { TEST(one_step_flash) }
     TEST(evaluation_and_logits)
     TEST(graphs)
     TEST(records_do_not_count_what_the_fallback_served)

@@ -38,7 +38,7 @@ printf '    TEST(flags)\n    TEST_BOTH(attention)\n    TEST(optimizer_and_rows)\
 i=0
 while [ $i -lt 3000 ]; do echo "line $i of some text, which is long enough to train on"; i=$((i + 1)); done \
     > data/languages_train.txt
-# the CUDA program: the C program, out of memory above a batch of 2, which notes what it used
+# the CUDA program: the C program, out of memory above a batch of 2, which notes what it used; it has no --flash
 cat > train_gpt2_dynmoe_cu <<END
 #!/bin/sh
 prev=
@@ -51,7 +51,7 @@ awk -v b="\$batch" -f $tmp/use.awk > $tmp/used
 n=\$#
 while [ \$n -gt 0 ]; do # what the C program does not have
     case \$1 in
-        --streams | --graph) echo "\$1 \$2" >> $tmp/switches; shift 2; n=\$((n - 2)) ;;
+        --streams | --graph | --flash) echo "\$1 \$2" >> $tmp/switches; shift 2; n=\$((n - 2)) ;;
         *) set -- "\$@" "\$1"; shift; n=\$((n - 1)) ;;
     esac
 done
@@ -93,16 +93,18 @@ has "the build" "$tmp/made" "ptxas"
 
 # speed: the batch is halved until it fits; k is what was asked for, and the floor that of the log
 if [ -x "$root/train_gpt2_dynmoe" ]; then
-    report 0 dense k1.5 k2 top2
+    report 0 dense k1.5 k2 top2 flash
     result "speed" $?
     has "the batch is halved" out_gpu/k2.txt "batch 4 does not fit"
     has "percent of the floor" out_gpu/k2.txt "^measured: .*% of floor, MFU"
     has "dense" out_gpu/dense.txt "0 of them DynMoE;"
     has "top-k is exact" out_gpu/top2.txt "pool of 4, k = 2;"
     report 0 top2-one-stream top2-graph
-    [ "$(sort -u "$tmp/switches" | tr '\n' ',')" = "--graph 1,--streams 1," ]
+    [ "$(grep -v flash "$tmp/switches" | sort -u | tr '\n' ',')" = "--graph 1,--streams 1," ]
     result "the same on one stream, and with graphs" $?
     has "on one stream" out_gpu/top2-one-stream.txt "^measured: .*% of floor, MFU"
+    has "with flash attention" out_gpu/flash.txt "^--flash 1: .*% of floor"
+    has "and without" out_gpu/flash.txt "^--flash 0: .*% of floor"
     for k in 1.5 2; do
         sed -n 's/.*pool of 4, k = \([0-9.]*\);.*/\1/p' out_gpu/k$k.txt |
             awk -v k=$k '{ d = $1 - k; n++ } END { exit !(n == 1 && d < 0.15 && d > -0.15) }'

@@ -167,6 +167,7 @@ static Pictures set;        // random pictures with some order in them
 static Item items[16];
 static ref::Target target[16];
 static float* images;       // (B, P, K) of the batch, as the reference reads them
+static int flash_wish = 1;  // --flash
 
 static void set_make(int n, int size, int planes, int classes) {
     memset(&set, 0, sizeof set);
@@ -233,6 +234,7 @@ static void start_both(const char* line, int size, int planes, int is_bf16) { //
     set_make(23, size, planes, 6);
     memset(&model, 0, sizeof model);
     model.bf16 = is_bf16;
+    model.flash = flash_wish;
     vit_build(&model, config_make(&settings, &set, NULL), settings.batch, 1);
     const Config* c = &model.config;
     ref::VitConfig v;
@@ -308,6 +310,48 @@ static void one_step(int is_bf16) { // loss, auxiliary terms, decisions and ever
 }
 START_TEST(one_step_in_fp32) { one_step(0); PASS(); } END_TEST
 START_TEST(one_step_in_bf16) { one_step(1); PASS(); } END_TEST
+
+START_TEST(flash_attention) { // every patch sees all the others: T of pictures of 224 in patches of 16, and of 32 in patches of 4
+    flash_case(1, 197, 2, 0, 1.0f);
+    flash_case(3, 65, 1, 0, 1.0f);
+    PASS();
+} END_TEST
+
+START_TEST(one_step_flash) { // with flash attention and without: against the C reference, and against each other
+    float* grads[2];
+    size_t n = 0, bytes[2], N = 164; // 2 pictures of 81 patches
+    for (int flash = 0; flash < 2; flash++) {
+        flash_wish = flash;
+        start_both("--layers 2 --heads 2 --channels 128 --patch 1 --batch 2 --moe-layers 1 --experts 3 --router dense", 9, 3, 1);
+        for (int l = 0; l < 2; l++) { // scores of about 1: rounding them to bf16, as the other path does, then costs little
+            for (int i = 0; i < 3 * 128 * 128; i++) { twin.trunk.params.h[l].qkvw[i] *= 0.5f; }
+        }
+        copy_to_model();
+        ck_assert(model.flash == flash && model.config.T == 82);
+        double loss = (double)vit_forward(&model, set.device, items, settings.smoothing, 2, 1), want = (double)twin_forward(1);
+        ck_assert_msg(fabs(loss - want) <= want / 256, "flash %d: loss %.7f, want %.7f", flash, loss, want);
+        vit_zero_grad(&model);
+        vit_backward(&model, 1.0f);
+        ref::gpt2_zero_grad(&twin.trunk);
+        ref::vit_reference_backward(&twin, 1.0f);
+        compare_gradients(flash ? "flash" : "no flash", vit_grads(&model), &twin.trunk, gradient_bound(1, (int)N, 2));
+        n = model.n_memory;
+        bytes[flash] = model.act_bytes;
+        grads[flash] = (float*)alloc_zeroed(n, sizeof(float), "a test");
+        to_host(grads[flash], vit_grads(&model), n * sizeof(float));
+        free_both();
+    }
+    flash_wish = 1;
+    double off = distance(grads[1], grads[0], n, 1.0);
+    ck_assert_msg(off > 0.0 && off < 0.02, "gradients differ by %.3g", off); // not equal: another path
+    // what flash does not keep: att of two layers, datt, dqkvr; what it keeps: lse of two layers, delta
+    ck_assert_uint_eq(bytes[0] - bytes[1], (3 * N * 2 * 82 + 3 * N * 128) * sizeof(bf16) - 3 * N * 2 * sizeof(float));
+    start_both("--layers 1 --heads 4 --channels 128 --patch 4 --batch 2 --moe-layers none", 12, 3, 1);
+    ck_assert_int_eq(model.flash, 0); // heads of 32 go through the matrices
+    free_both();
+    free(grads[0]); free(grads[1]);
+    PASS();
+} END_TEST
 
 static void ten_steps(const char* line, const char* want_changes) {
     // records over two windows, an expert that nobody can use, tokens that find none: the same changes, and the same numbers
@@ -659,6 +703,8 @@ int main(void) {
     TEST_BOTH(expert_norms)
     TEST(one_step_in_fp32)
     if (is_bf16) { TEST(one_step_in_bf16) }
+    if (is_bf16) { TEST(flash_attention) }
+    if (is_bf16) { TEST(one_step_flash) }
     TEST(ten_steps_on_ln2)
     TEST(ten_steps_on_the_residual_stream)
     TEST(batches_do_not_depend_on_the_past)

@@ -1,2 +1,2 @@
 # the same when each expert is one thread's
-/^void experts_forward(/,/^}/ s~fcprojb + (size_t)e \* C, offset~fcprojb, offset~
+/^void experts_forward(/,/^}/ s~fcprojb + (size_t)e \* C,$~fcprojb,~

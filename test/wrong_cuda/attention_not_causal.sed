@@ -1,2 +1,2 @@
 # a token sees the whole sequence
-/^void attention_half_forward(/,/^}/ s~model->config\.NH, 1)~model->config.NH, 0)~
+/^void attention_half_forward(/,/^}/ s~attention_forward(\(.*\)CAUSAL)~attention_forward(\1 0)~

@@ -1,2 +1,2 @@
 # a patch sees only those before it
-/^void attention_half_forward(/,/^}/ s~model->config\.NH, 0)~model->config.NH, 1)~
+/^void attention_half_forward(/,/^}/ s~attention_forward(\(.*\)CAUSAL)~attention_forward(\1 1)~

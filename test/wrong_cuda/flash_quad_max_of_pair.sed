@@ -1,0 +1,2 @@
+# of two lanes, not of four
+/^__device__ inline float quad_max(/,/^}/ s~fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2))~x~

@@ -1,0 +1,2 @@
+# the gradient is that of patches that see only those before them
+/^void attention_half_backward(/,/^}/ s~^\( *\)CAUSAL);~\11);~
