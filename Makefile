@@ -23,7 +23,7 @@ export GOMP_SPINCOUNT
 # Built-in rules would make dev/x out of dev/x.sh.
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help probes all data data-vit train train-vit ablation compare bench-peer plot test test-programs test-scripts \
+.PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot test test-programs test-scripts \
         test-builds test-unit test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants mutants-cuda fixture fixture-vit \
         fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE
 
@@ -264,6 +264,8 @@ ablation: train_gpt2_dynmoe data ## train variants of the model beside each othe
 compare: all data ## top-any beside dense, top-1, 2, 4 and top-p from the same seeds (dev/compare.sh; 40 minutes)
 	dev/compare.sh
 
+bench: dev/bench ## time a training step of three sizes, its parts, and how fast products alone go (5 minutes)
+	dev/bench $(ARGS)
 bench-peer: $(patsubst %.c,%,$(wildcard dev/bench.c)) dev/skeleton ## a training step beside PyTorch's (after dev/setup.sh --peer)
 	dev/bench_peer.sh $(ARGS)
 
