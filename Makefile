@@ -131,7 +131,7 @@ SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
 .commit.tmp: FORCE
 	@echo $(COMMIT) > $@.new.tmp; cmp -s $@.new.tmp $@ || cp $@.new.tmp $@; rm $@.new.tmp
 
-all: train_gpt2_dynmoe data/languages data/tokenize data/shapes $(TOOLS) ## build the programs
+all: train_gpt2_dynmoe data/languages data/tokenize data/shapes $(TOOLS) dev/bench ## build the programs
 	@echo "built $^: make train shows what they do"
 
 train_gpt2_dynmoe: train_gpt2_dynmoe.c .flags.tmp .commit.tmp
@@ -264,7 +264,7 @@ ablation: train_gpt2_dynmoe data ## train variants of the model beside each othe
 compare: all data ## top-any beside dense, top-1, 2, 4 and top-p from the same seeds (dev/compare.sh; 40 minutes)
 	dev/compare.sh
 
-bench: dev/bench ## time a training step of three sizes, its parts, and how fast products alone go (5 minutes)
+bench: dev/bench ## time a training step of three sizes, its parts, and how fast products alone go (minutes)
 	dev/bench $(ARGS)
 bench-peer: $(patsubst %.c,%,$(wildcard dev/bench.c)) dev/skeleton ## a training step beside PyTorch's (after dev/setup.sh --peer)
 	dev/bench_peer.sh $(ARGS)

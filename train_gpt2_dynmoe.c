@@ -184,13 +184,14 @@ void matmul_slice(float* out, const float* a, int ta, const float* b, int tb, co
           bias != NULL ? 1.0f : beta);
 }
 
+// all slices, on all cores
 void matmul_bias(float* out, const float* a, int ta, const float* b, int tb, const float* bias, int M, int N, int K, float beta) {
     int slices = slices_for(M, N, K);
     #pragma omp parallel for schedule(static) if (slices > 1)
     for (int s = 0; s < slices; s++) { matmul_slice(out, a, ta, b, tb, bias, M, N, K, beta, s, slices); }
 }
 
-void matmul(float* out, const float* a, int ta, const float* b, int tb, int M, int N, int K, float beta) { // on all cores
+void matmul(float* out, const float* a, int ta, const float* b, int tb, int M, int N, int K, float beta) {
     matmul_bias(out, a, ta, b, tb, NULL, M, N, K, beta);
 }
 

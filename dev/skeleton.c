@@ -167,6 +167,14 @@ static void columns(int tid, float* sum, const float* x, int rows, int width) { 
     for (int i = 0; i < rows; i++) { for (int j = begin; j < end; j++) { sum[j] += x[(size_t)i * width + j]; } }
 }
 
+static void product_undo(int tid, float* dinp, float* dweight, float* dbias, const float* dout, const float* inp,
+                         const float* weight, int C, int OC) { // dout (N, OC), inp (N, C), weight (OC, C)
+    product(tid, dinp, dout, 0, weight, 0, s.N, C, OC, NULL, NULL);
+    product(tid, dweight, dout, 1, inp, 0, OC, C, s.N, NULL, NULL);
+    columns(tid, dbias, dout, s.N, OC);
+    done(tid, GEMM);
+}
+
 static void layernorm(int tid, float* out, float* stat, const float* inp, const float* w, const float* b) {
     int begin, end, C = s.C;
     cut(s.N, tid, 1, &begin, &end);
@@ -374,23 +382,14 @@ static void layer_undo(int tid, int l) { // dres: gradient of the residual strea
         product(tid, d->fcprojw, s.dres, 1, a->act, 0, C, 4 * C, N, NULL, NULL);
         columns(tid, d->fcprojb, s.dres, N, C);
         done(tid, GEMM);
-        product(tid, s.dln, s.dact, 0, w->fcw, 0, N, C, 4 * C, NULL, NULL);
-        product(tid, d->fcw, s.dact, 1, a->ln2, 0, 4 * C, C, N, NULL, NULL);
-        columns(tid, d->fcb, s.dact, N, 4 * C);
-        done(tid, GEMM);
+        product_undo(tid, s.dln, d->fcw, d->fcb, s.dact, a->ln2, w->fcw, C, 4 * C);
     }
     layernorm_undo(tid, s.dres, s.dln, a->mid, a->stat2, w->ln2w, d->ln2w, d->ln2b, 1);
     done(tid, ELEMENTWISE);
-    product(tid, s.datty, s.dres, 0, w->projw, 0, N, C, C, NULL, NULL);
-    product(tid, d->projw, s.dres, 1, a->atty, 0, C, C, N, NULL, NULL);
-    columns(tid, d->projb, s.dres, N, C);
-    done(tid, GEMM);
+    product_undo(tid, s.datty, d->projw, d->projb, s.dres, a->atty, w->projw, C, C);
     attention_undo(tid, a);
     done(tid, ATTENTION);
-    product(tid, s.dln, s.dqkv, 0, w->qkvw, 0, N, C, 3 * C, NULL, NULL);
-    product(tid, d->qkvw, s.dqkv, 1, a->ln1, 0, 3 * C, C, N, NULL, NULL);
-    columns(tid, d->qkvb, s.dqkv, N, 3 * C);
-    done(tid, GEMM);
+    product_undo(tid, s.dln, d->qkvw, d->qkvb, s.dqkv, a->ln1, w->qkvw, C, 3 * C);
     layernorm_undo(tid, s.dres, s.dln, a->res, a->stat1, w->ln1w, d->ln1w, d->ln1b, 1);
     done(tid, ELEMENTWISE);
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # dev/bench_peer.sh, its table and dev/skeleton: with stand-ins for our program, the skeleton and both PyTorch, which take the times
-# that a file says; missing and broken peers; bad options; and the skeleton's FLOP by another count. Ends with `N passed, N failed`.
+# that a file says; missing and broken peers; bad options; FLOP of dev/skeleton and dev/bench by another count. Ends with
+# `N passed, N failed`.
 # shellcheck disable=SC2016 # dollars in single quotes are meant: scripts
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -9,12 +10,7 @@ trap 'rm -rf "$tmp"' EXIT
 passed=0 failed=0
 if ! command -v python3 > /dev/null; then echo "no python3: not tested"; exit 0; fi
 
-result() { # what it shows, 0 if it passed
-    if [ "$2" -eq 0 ]; then passed=$((passed + 1)); return; fi
-    failed=$((failed + 1))
-    echo "FAILED: $1"
-    tail -n 12 "$tmp/seen" | sed 's/^/    /'
-}
+. test/result.sh
 
 # A stand-in says its next time from a file of its own and notes how it was called. Its first word of output is no JSON.
 mkdir "$tmp/times"
@@ -147,6 +143,23 @@ else
     grep -q 'without a BLAS' "$tmp/seen"
     result "the skeleton says why it does not run" $?
 fi
+# dev/bench: the same FLOP, as it saw them go through sgemm; k as asked; its parts are the whole
+if [ -x dev/bench ]; then
+    dev/bench --config tiny --router top-any --k 2 --steps 1 --json > "$tmp/seen" 2>&1
+    result "dev/bench" $?
+    tr -d '{}"' < "$tmp/seen" | tr ',' '\n' | awk -F : '{ v[$1] = $2 } END { N = 512; C = 128; T = 64
+        want = 3 * (4 * (8*N*C*C + 4*N*T*C) + 2 * 16*N*C*C + 2 * (16*2*N*C*C + 2*N*C*8) + 2*N*C*256)
+        flop = 1e9 * v["gflop"]
+        sum = v["other_ms"] + v["attention_ms"] + v["dense_ms"] + v["experts_ms"]
+        sum += v["routing_ms"] + v["head_ms"] + v["elementwise_ms"] + v["optimizer_ms"]
+        exit !(v["k"] == 2 && (flop == 0 || (flop > 0.99 * want && flop < 1.01 * want)) && v["ms"] > 0 && sum > 0.99 * v["ms"] &&
+            sum < 1.01 * v["ms"]) }'
+    result "its k, its FLOP and its parts" $?
+    refused 2 "no such name: large" dev/bench --config large
+    refused 2 "--k 9" dev/bench --config tiny --k 9
+    refused 2 "unknown flag --fast" dev/bench --fast
+else echo "dev/bench: not tested, it is not built"; fi
+
 refused 2 "--config 'large'" dev/skeleton --config large
 refused 2 "--k '9'" dev/skeleton --config tiny --k 9
 refused 2 "--steps '0'" dev/skeleton --config tiny --steps 0

@@ -10,12 +10,7 @@ trap 'rm -rf "$tmp"' EXIT
 passed=0 failed=0
 if ! command -v python3 > /dev/null; then echo "no python3: not tested"; exit 0; fi
 
-result() { # what it shows, 0 if it passed
-    if [ "$2" -eq 0 ]; then passed=$((passed + 1)); return; fi
-    failed=$((failed + 1))
-    echo "FAILED: $1"
-    tail -n 12 "$tmp/seen" | sed 's/^/    /'
-}
+. test/result.sh
 
 stand_in() { # name, text of the script
     printf '#!/bin/sh\n%s\n' "$2" > "$tmp/bin/$1"
