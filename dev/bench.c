@@ -286,10 +286,10 @@ NO_CLOCK static void print_json(const Result* r, const char* cpu) {
 }
 
 NO_CLOCK static void print_row(const Result* r, int T) {
-    printf("%-6s %-8s %5.2f %6d %9.2f %9.0f %8.1f", r->size, r->router, r->k, r->batch * T, r->ms, 1e3 * r->batch * T / r->ms,
-           1e-6 * r->flop / r->ms);
-    if (r->sgemm_ms > 0.0) { printf(" %7.1f %7.0f %%", 1e-6 * r->flop / r->sgemm_ms, 1e2 * r->sgemm_ms / r->ms); }
-    else { printf(" %7s %9s", "-", "-"); }
+    printf("%-6s %-8s %5.2f %6d %9.2f %9.0f", r->size, r->router, r->k, r->batch * T, r->ms, 1e3 * r->batch * T / r->ms);
+    if (r->sgemm_ms > 0.0) {
+        printf(" %8.1f %7.1f %7.0f %%", 1e-6 * r->flop / r->ms, 1e-6 * r->flop / r->sgemm_ms, 1e2 * r->sgemm_ms / r->ms);
+    } else { printf(" %8s %7s %9s", "-", "-", "-"); }
     for (int p = 1; p < N_PARTS; p++) { printf(" %11.2f", r->part_ms[p]); }
     printf("\n");
 }
