@@ -99,7 +99,7 @@ part="$OUT.tmp"
 {
     echo "Training steps of our CPU program beside PyTorch: dev/bench_peer.sh, $(date +%Y-%m-%d), $machine, commit $commit."
     echo "CONFIGS=\"$CONFIGS\" ROUNDS=$ROUNDS STEPS=${STEPS:-by configuration}. Environment of tuned and onehot: $tuned; of newest:"
-    echo "$newest_env; of default: env $asitcomes"
+    echo "$newest_env; of default: env ${asitcomes%=*}${DEFAULT_BLAS:+=.../${DEFAULT_BLAS##*/}}"
     echo
     echo "{\"row\":\"machine\",\"machine\":\"$machine\",\"date\":\"$(date +%Y-%m-%d)\",\"commit\":\"$commit\",\"threads\":$THREADS}"
 } > "$part" || fail 1 "cannot write $part" "OUT=a file in a folder that is there"
