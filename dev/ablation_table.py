@@ -9,6 +9,7 @@ tokens with k = 0: training steps of the last tenth of the run, because validati
 With --into the table replaces what stands between the ablation markers of that file.
 """
 import json, os, sys
+from markers import write_between
 
 
 def read_run(path):
@@ -67,11 +68,7 @@ def main():
     table = "\n".join(lines).strip() + "\n"
     print(table)
     if len(sys.argv) == 5:
-        begin, end = "<!-- ablation:begin -->\n", "<!-- ablation:end -->\n"
-        with open(sys.argv[4]) as f:
-            text = f.read()
-        with open(sys.argv[4], "w") as f:
-            f.write(text[:text.index(begin) + len(begin)] + table + text[text.index(end):])
+        write_between(sys.argv[4], "ablation", table)
 
 
 main()

@@ -273,10 +273,14 @@ NO_CLOCK static Result measure(const Size* size, const char* router, double k, i
 // ----------------------------------------------------------------------------------------------------------------------
 // Printing
 
-NO_CLOCK static void print_json(const Result* r, const char* cpu) {
-    printf("{\"what\":\"ours\",\"config\":\"%s\",\"router\":\"%s\",\"k\":%.4f,\"batch\":%d,\"steps\":%d,\"ms\":%.3f,\"gflop\":%.4f,"
-           "\"sgemm_ms\":%.3f,\"peak_mb\":%.1f,\"threads\":%d,\"commit\":\"%s\",\"cpu\":\"%s\"", r->size, r->router, r->k, r->batch,
-           r->steps, r->ms, 1e-9 * r->flop, r->sgemm_ms, r->peak_mb, threads_count(), COMMIT, cpu);
+NO_CLOCK static void print_json(const Result* r, int T, const char* cpu) {
+    char date[16];
+    time_t now = time(NULL);
+    strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
+    printf("{\"what\":\"ours\",\"config\":\"%s\",\"router\":\"%s\",\"k\":%.4f,\"batch\":%d,\"tokens\":%d,\"steps\":%d,\"ms\":%.3f,"
+           "\"gflop\":%.4f,\"sgemm_ms\":%.3f,\"peak_mb\":%.1f,\"threads\":%d,\"date\":\"%s\",\"commit\":\"%s\",\"cpu\":\"%s\"",
+           r->size, r->router, r->k, r->batch, r->batch * T, r->steps, r->ms, 1e-9 * r->flop, r->sgemm_ms, r->peak_mb,
+           threads_count(), date, COMMIT, cpu);
     for (int p = 0; p < N_PARTS; p++) {
         const char* name = part_names[p];
         printf(",\"%s_ms\":%.3f,\"%s_gflop\":%.4f,\"%s_sgemm_ms\":%.3f", name, r->part_ms[p], name, 1e-9 * r->part_flop[p], name,
@@ -370,7 +374,7 @@ NO_CLOCK int main(int argc, char** argv) {
                 if (j == 1 && (k != floor(k) || k < 1)) { continue; } // top-k takes whole numbers
                 int n = steps > 0 ? steps : i == 0 ? 101 : i == 1 ? 11 : 3;
                 Result r = measure(&sizes[i], routers[j], k, batch > 0 ? batch : sizes[i].B, n);
-                if (json) { print_json(&r, cpu); } else { print_row(&r, sizes[i].T); }
+                if (json) { print_json(&r, sizes[i].T, cpu); } else { print_row(&r, sizes[i].T); }
                 fflush(stdout);
             }
         }

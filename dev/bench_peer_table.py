@@ -9,18 +9,13 @@ median step. Times ours: in each round, ms of this program over ms of ours; the 
 and the highest. Memory: the most that any round took. Of the newest PyTorch the faster of the two ways is shown.
 """
 import json
-import os
 import sys
+from markers import die, write_between
 
 NAMES = [("ours", "train_gpt2_dynmoe.c"), ("skeleton", "the same products alone, the ceiling (dev/skeleton.c)"),
          ("tuned", "PyTorch %s, tuned"), ("default", "PyTorch %s, as it comes"),
          ("onehot", "PyTorch %s, tuned, the authors' one-hot dispatch"), ("newest", "PyTorch %s, SDPA"),
          ("newest-compile", "PyTorch %s, SDPA, torch.compile")]
-
-
-def die(message, hint):
-    sys.stderr.write("bench_peer_table.py: %s\n---> HINT: %s\n" % (message, hint))
-    sys.exit(1)
 
 
 def median(values):
@@ -101,19 +96,7 @@ def main():
                      " BLAS of PyTorch: %s." % ", ".join(blas) if blas else ""))
     text = "\n".join(lines) + "\n"
     if len(sys.argv) == 4:
-        into, begin, end = sys.argv[3], "<!-- bench-peer:begin -->\n", "<!-- bench-peer:end -->\n"
-        try:
-            with open(into) as f:
-                old = f.read()
-            if begin not in old or end not in old.split(begin, 1)[1]:
-                die("%s has no markers" % into, "two lines: %s and %s" % (begin.strip(), end.strip()))
-            with open(into + ".tmp", "w") as f:
-                f.write(old[:old.index(begin) + len(begin)] + text + old[old.index(end):])
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(into + ".tmp", into)
-        except OSError as e:
-            die("%s: %s" % (into, e.strerror), "a text file with the markers, which may be written")
+        write_between(sys.argv[3], "bench-peer", text)
     print(text, end="")
 
 

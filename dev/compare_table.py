@@ -15,6 +15,7 @@ The learning-rate schedule is that of the whole run: a row that stops early stop
 the slower rows. The mean over seeds, in brackets the lowest and the highest.
 """
 import json, os, sys
+from markers import write_between
 
 
 def read_log(path):
@@ -137,11 +138,7 @@ def main():
     table = "\n".join(lines) + "\n"
     print(table + "\n" + "\n".join(every))
     if len(sys.argv) == 5:
-        begin, end = "<!-- compare:begin -->\n", "<!-- compare:end -->\n"
-        with open(sys.argv[4]) as f:
-            text = f.read()
-        with open(sys.argv[4], "w") as f:
-            f.write(text[:text.index(begin) + len(begin)] + table + text[text.index(end):])
+        write_between(sys.argv[4], "compare", table)
     try:
         import matplotlib
     except ImportError:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# dev/bench_peer.sh, its table and dev/skeleton: with stand-ins for our program, the skeleton and both PyTorch, which take the times
+# dev/bench_peer.sh, the tables and dev/skeleton: with stand-ins for our program, the skeleton and both PyTorch, which take the times
 # that a file says; missing and broken peers; bad options; FLOP of dev/skeleton and dev/bench by another count. Ends with
 # `N passed, N failed`.
 # shellcheck disable=SC2016 # dollars in single quotes are meant: scripts
@@ -124,6 +124,34 @@ refused 1 "nothing was measured" dev/bench_peer.sh --table "$tmp/page"
 refused 1 "not a file of" sh -c 'echo "{\"row\":1" > "$0/bad"; dev/bench_peer.sh --table "$0/bad"' "$tmp"
 refused 1 "has no markers" sh -c 'dev/bench_peer.sh --table "$0/raw" --into "$0/raw2" > "$0/table"' "$tmp"
 refused 2 "FILE --into FILE" dev/bench_peer.sh --table "$tmp/raw" --in
+
+# The tables of dev/bench: made-up cases of 100 ms, with 10 GFLOP that sgemm alone does in 80 ms
+case_line() { # router, k, batch, ms, GFLOP, sgemm ms
+    printf '{"config":"tiny","router":"%s","k":%s,"batch":%s,"tokens":%s,"ms":%s,"gflop":%s,"sgemm_ms":%s,"threads":2,' \
+        "$1" "$2" "$3" $(($3 * 64)) "$4" "$5" "$6"
+    printf '"date":"2000-01-02","commit":"abc","cpu":"A CPU"'
+    for part in attention dense experts routing head elementwise optimizer; do
+        printf ',"%s_ms":20,"%s_sgemm_ms":%s' $part $part "$([ $part = experts ] && echo 15 || echo 0)"
+    done
+    echo '}'
+}
+{ echo "some words"; case_line top-any 1.001 8 100 10 80; case_line top-any 1.999 8 150 15 125; case_line top-any 1.001 16 180 20 90
+  case_line top-k 2 8 150 0 0; } > "$tmp/cases"
+python3 dev/bench_table.py "$tmp/cases" > "$tmp/seen" 2>&1
+result "dev/bench_table.py" $?
+has "| tiny | top-any | 1.00 | 512 | 100 | 5120 | 100 | 80 % | 20 | 20 | 20 (75) | 20 | 20 | 20 | 20 |"
+has "| tiny | top-k | 2.00 | 512 | 150 | 3413 | - | - | 20 | 20 | 20 (75) | 20 | 20 | 20 | 20 |"
+has "| tiny | k = 2 over k = 1, top-any, 512 tokens | x 1.50 | x 1.50 | 1.00 |"
+has "| tiny | twice the tokens, top-any, k = 1.0 | x 2.00 | x 1.80 | 0.90 |"
+[ "$(grep -c '^| tiny | \(k =\|twice\)' "$tmp/seen")" -eq 2 ] && grep -q '^A CPU, 2 threads, 2000-01-02, commit abc\.' "$tmp/seen"
+result "two pairs and where they come from" $?
+printf 'before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n' > "$tmp/page"
+python3 dev/bench_table.py "$tmp/cases" --into "$tmp/page" > "$tmp/seen" 2>&1
+{ printf 'before\n<!-- bench:begin -->\n'; cat "$tmp/seen"; printf '<!-- bench:end -->\nafter\n'; } | cmp -s - "$tmp/page"
+result "the table between the markers of a page" $?
+refused 1 "nothing was measured" python3 dev/bench_table.py "$tmp/page"
+refused 1 "not what dev/bench --json writes" python3 dev/bench_table.py "$tmp/raw"
+refused 2 "FILE --into FILE" python3 dev/bench_table.py "$tmp/cases" --into
 
 # The skeleton: a step at tiny, and its FLOP counted from the sizes. N = 512, C = 128, T = 64, 4 layers, two of them DynMoE,
 # E = 8, R = 2 N; forward: qkv and projection 8 N C C, attention 4 N T C (one block of 64 queries: no half is left out),
