@@ -168,7 +168,8 @@ void compare_all(const Shape* s, int rung) {
 
 // ---- rung 1: one thread for each (token, expert) -------------------------------------------------------------------
 // A thread walks over C alone: the 32 lanes of a warp, which load together, read 32 / E different rows 2C bytes apart, a
-// piece of 32 bytes of memory for 2 that are used; each x is asked for E + 1 times. Norms have kernels of their own, a thread for each row.
+// piece of 32 bytes of memory for 2 that are used; each x is asked for E + 1 times. Norms have kernels of their own, a thread for
+// each row.
 
 template <typename A>
 __global__ void norms1(float* norms, const A* rows, int n, int C) {
