@@ -64,7 +64,8 @@ for name in "$@"; do
     if [ -n "$gpu" ]; then
         "$NVCC" -O3 -std=c++17 -arch=native -o "$out/$name" "dev/cuda/$name.cu" -lcublas
     else
-        CUDACPU_BUILD=${CUDACPU_BUILD:-cudacpu.tmp} dev/cuda_on_cpu/cudacpu-cc ${check:+"$check"} -O2 -o "$out/$name" "dev/cuda/$name.cu"
+        CUDACPU_BUILD=${CUDACPU_BUILD:-cudacpu.tmp} dev/cuda_on_cpu/cudacpu-cc ${check:+"$check"} -O2 -o "$out/$name" \
+            "dev/cuda/$name.cu"
     fi
     status=0
     if [ $mode = table ]; then "$out/$name" --count >> $said; continue; fi
@@ -84,10 +85,11 @@ if [ $mode = table ]; then
     write_table $out/table.txt
     echo "wrote the counted table into $page"
 elif [ -n "$gpu" ] && [ $bad = 0 ] && [ $# = 6 ]; then
-    report=${REPORT:-docs/results/$(date -u +%Y-%m-%d)-ladder-$(echo "$gpu" | tr -cs 'A-Za-z0-9\n' '-' | sed 's/^NVIDIA-//; s/-*$//').txt}
+    card=$(echo "$gpu" | tr -cs 'A-Za-z0-9\n' '-' | sed 's/^NVIDIA-//; s/-*$//')
+    report=${REPORT:-docs/results/$(date -u +%Y-%m-%d)-ladder-$card.txt}
     { echo "Made by dev/cuda/ladder.sh, $(date -u '+%Y-%m-%d %H:%M'), commit $commit, on $gpu."; cat $said; } > "$report.tmp"
     mv "$report.tmp" "$report"
-    { echo "Measured on $gpu, $(date -u +%Y-%m-%d), commit $commit, written by dev/cuda/ladder.sh; all that was printed: $report"; echo
+    { echo "Measured on $gpu, $(date -u +%Y-%m-%d), commit $commit, by dev/cuda/ladder.sh; all that was printed: $report"; echo
       table $said; } > $out/table.txt
     write_table $out/table.txt
     echo "wrote $report and the table of $page"

@@ -73,7 +73,7 @@ int chosen(const Shape* s, int e) { // whether a token uses expert e
 
 int blocks_for(size_t n, int block) { return (int)((n + block - 1) / block); }
 #define EPS 5.9604645e-8 // 2^-24: a float is rounded by at most this part of it; n sums of floats by at most n times that of the
-                         // sum of absolute values. A bf16 is rounded by at most 2^-9
+                         // sum of absolute values. A bf16 has 8 bits: rounded by at most 2^-8
 static double worst; // largest error over what is allowed, of the comparisons since it was set to 0
 void compare(double got, double want, double allowed) {
     double d = fabs(got - want) / allowed;
