@@ -117,7 +117,7 @@ refused 2 "unknown option: --fast" dev/bench_peer.sh --fast
 refused 2 "there is no configuration 'large'" env CONFIGS="tiny large" dev/bench_peer.sh
 refused 2 "ROUNDS=0" env ROUNDS=0 dev/bench_peer.sh
 refused 2 "STEPS=ten" env STEPS=ten dev/bench_peer.sh
-refused 2 "THREADS=999" env THREADS=999 dev/bench_peer.sh
+refused 2 "THREADS=999" env THREADS=999 OUT="$tmp/raw5" dev/bench_peer.sh
 refused 2 "is there already" env OUT="$tmp/raw" dev/bench_peer.sh
 refused 1 "no_such" dev/bench_peer.sh --table no_such
 refused 1 "nothing was measured" dev/bench_peer.sh --table "$tmp/page"
