@@ -5,7 +5,7 @@ DynMoE (Guo, Cheng, Tang, Tu, Lin: "Dynamic Mixture of Experts", ICLR 2025, arXi
 number of experts, and experts are added and removed while training runs. This file is the reference that everything else
 here is checked against. It reads from top to bottom: tools, layers (x_forward beside x_backward), the DynMoE layer, the
 adaptive process, the model; there, halfway, the algorithm ends. What follows makes it a program that people can use: files,
-flags, checkpoints, data, training. Equation numbers are the paper's.
+flags, checkpoints, data, training. eq. (n) is an equation of the paper, (M..) one of docs/math.md.
 
     make train                                   trains the default model and shows what the experts learned
     ./train_gpt2_dynmoe --data FILE --out DIR    trains on any text (bytes) or on llm.c token shards (.bin)

@@ -4,7 +4,7 @@ A GPT-2 whose feed-forward layers are DynMoE layers, trained on one NVIDIA GPU: 
 DynMoE (Guo, Cheng, Tang, Tu, Lin: "Dynamic Mixture of Experts", ICLR 2025, arXiv 2405.14297). Read the C program first: it is
 the reference, and this file does the same in the same order with the same names. Same flags, data, logs and checkpoints: a run
 that one of them stopped the other goes on with. Kernels stand beside the functions that launch them; a launcher has the name
-and the arguments of its C twin. Host code that both programs share is the same text (make check-style compares it).
+and the arguments of its C twin. Host code that both programs share is the same text (make check-style compares it). (M..): docs/math.md.
 
     make train_gpt2_dynmoe_cu                        builds for the GPU that is here
     ./train_gpt2_dynmoe_cu --data FILE --out DIR     trains; --dtype bf16 (default where the GPU has it) or fp32

@@ -5,7 +5,7 @@ DynMoE (Guo, Cheng, Tang, Tu, Lin: "Dynamic Mixture of Experts", ICLR 2025, arXi
 own number of experts. Read train_gpt2_dynmoe.c first: it is the reference of the layer. What this file shares with
 train_gpt2_dynmoe.cu is the same text, GPT2 read as ViT (make check-style compares it). What differs: pictures become tokens
 (augmentation, patches, CLS token, learned positions), attention looks both ways, a classifier reads the CLS token, and the gate
-may read the residual stream, each expert then with a LayerNorm of its own, as in the authors' ImageNet example.
+may read the residual stream, each expert then with a LayerNorm of its own, as in the authors' ImageNet example. (M..): docs/math.md.
 
     make train_vit_dynmoe                            builds for the GPU that is here
     ./train_vit_dynmoe --data FILE --out DIR         trains; --dtype bf16 (default where the GPU has it) or fp32
