@@ -4,13 +4,13 @@ A GPT-2 whose feed-forward layers are DynMoE layers, trained on one NVIDIA GPU: 
 DynMoE (Guo, Cheng, Tang, Tu, Lin: "Dynamic Mixture of Experts", ICLR 2025, arXiv 2405.14297). Read the C program first: it is
 the reference, and this file does the same in the same order with the same names. Same flags, data, logs and checkpoints: a run
 that one of them stopped the other goes on with. Kernels stand beside the functions that launch them; a launcher has the name
-and the arguments of its C twin. Host code that both programs share is the same text (make check-style compares it). (M..): docs/math.md.
+and the arguments of its C twin. Host code that both programs share is the same text (make check-style compares it).
 
     make train_gpt2_dynmoe_cu                        builds for the GPU that is here
     ./train_gpt2_dynmoe_cu --data FILE --out DIR     trains; --dtype bf16 (default where the GPU has it) or fp32
     make train CUDA_ON_CPU=1                         runs this source without a GPU (docs/cuda_on_cpu.md)
 
-The letters, as in the C program:
+The letters, as in the C program; (M..) is an equation of docs/math.md:
     B sequences in a batch, T tokens in a sequence, N = B*T tokens, C channels, V vocabulary, Vp = V padded to 128,
     L layers, NH heads, HS = C/NH, H hidden width of an expert, E experts in the pool (active or not), S shared experts,
     R routed rows: one row for each pair (token, expert that it uses); here each expert's rows start at a multiple of 128.

@@ -5,13 +5,13 @@ DynMoE (Guo, Cheng, Tang, Tu, Lin: "Dynamic Mixture of Experts", ICLR 2025, arXi
 own number of experts. Read train_gpt2_dynmoe.c first: it is the reference of the layer. What this file shares with
 train_gpt2_dynmoe.cu is the same text, GPT2 read as ViT (make check-style compares it). What differs: pictures become tokens
 (augmentation, patches, CLS token, learned positions), attention looks both ways, a classifier reads the CLS token, and the gate
-may read the residual stream, each expert then with a LayerNorm of its own, as in the authors' ImageNet example. (M..): docs/math.md.
+may read the residual stream, each expert then with a LayerNorm of its own, as in the authors' ImageNet example.
 
     make train_vit_dynmoe                            builds for the GPU that is here
     ./train_vit_dynmoe --data FILE --out DIR         trains; --dtype bf16 (default where the GPU has it) or fp32
     make train-vit CUDA_ON_CPU=1                     runs this source without a GPU (docs/cuda_on_cpu.md)
 
-The letters:
+The letters; (M..) is an equation of docs/math.md:
     B pictures in a batch, T = 1 + patches tokens of a picture, N = B*T tokens, C channels, K numbers in a patch,
     L layers, NH heads, HS = C/NH, H hidden width of an expert, E experts in the pool (active or not), S shared experts,
     R routed rows: one row for each pair (token, expert that it uses); here each expert's rows start at a multiple of 128.
