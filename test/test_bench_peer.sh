@@ -1,5 +1,5 @@
 #!/bin/sh
-# dev/bench_peer.sh, the tables and dev/skeleton: with stand-ins for our program, the skeleton and both PyTorch, which take the times
+# dev/bench_peer.sh, tables, dev/skeleton: with stand-ins for our program, the skeleton and both PyTorch, which take the times
 # that a file says; missing and broken peers; bad options; FLOP of dev/skeleton and dev/bench by another count. Ends with
 # `N passed, N failed`.
 # shellcheck disable=SC2016 # dollars in single quotes are meant: scripts
