@@ -4,8 +4,8 @@ The tables of dev/bench.
     python3 dev/bench_table.py FILE [--into README.md]
 
 FILE holds what `dev/bench --json` wrote, a line of JSON for each case; other lines are skipped. Prints Markdown; with --into it
-also replaces what stands between the bench markers of that page. The first table: the time of a step and where it goes. The second: is
-time in proportion to the work? It sets two cases beside each other that differ only in k, or only in the batch.
+also replaces what stands between the bench markers of that page. The first table: the time of a step and where it goes. The
+second: is time in proportion to the work? It sets two cases beside each other that differ only in k, or only in the batch.
 """
 import json
 import sys
