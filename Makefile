@@ -372,8 +372,8 @@ test-long: ## the CUDA source on the CPU in other orders and with its accesses c
 	dev/cuda_on_cpu/test/run.sh
 	$(MAKE) ptxas
 
-ptxas: ## registers and spills of every kernel for sm_80 and sm_90: no spill, no local array (needs nvcc, no GPU)
-	NVCC=$(NVCC) FLAGS="$(NVCC_FLAGS)" dev/ptxas_check.sh
+ptxas: ## registers and spills of every kernel, ARGS=--mix its instructions (needs nvcc, no GPU)
+	NVCC=$(NVCC) FLAGS="$(NVCC_FLAGS)" dev/ptxas_check.sh $(ARGS)
 
 valgrind: ## short runs under valgrind, if it is installed (a minute)
 	sh test/valgrind.sh
