@@ -369,6 +369,7 @@ test-long: ## the CUDA source on the CPU in other orders and with its accesses c
 	sh test/train_both.sh
 	CUDA_ON_CPU=1 dev/cuda/ladder.sh
 	dev/cuda/ladder.sh --check
+	NVCC=$(NVCC) FLAGS="-O3 -std=c++17 -Werror all-warnings" dev/ptxas_check.sh $(wildcard dev/cuda/*.cu)
 	dev/cuda_on_cpu/test/run.sh
 	$(MAKE) ptxas
 
