@@ -248,7 +248,7 @@ with_kernels
 accepts "every kernel is named"
 with_kernels
 echo 'Nothing.' > docs/cuda.md
-catches "a kernel that docs/cuda.md does not name" "train_gpt2_dynmoe.cu:9: kernel add_kernel is not in docs/cuda.md" "say there"
+catches "a kernel that docs/cuda.md does not name" "train_gpt2_dynmoe.cu:10: kernel add_kernel is not in docs/cuda.md" "say there"
 with_kernels
 echo 'And `sub_kernel` too.' >> docs/cuda.md
 catches "a kernel that is not there" "docs/cuda.md:3: no CUDA program has the kernel sub_kernel" "remove"
