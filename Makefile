@@ -119,7 +119,7 @@ CFLAGS := $(BASE) $(USE_OMP) $(USE_BLAS)
 LIBS := $(filter-out -I% -D%,$(BLAS_LIBS)) -lm
 COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
 
-TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges dev/skeleton
+TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges dev/skeleton dev/walk
 SCRIPTS := $(wildcard test/test_*.sh)
 TESTS := $(patsubst %.c,%,$(wildcard test/test_*.c))
 SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
