@@ -13,7 +13,7 @@ OUT is the folder of a run of `make train`: log.jsonl, model.safetensors and rou
     memory.png            where the bytes go, for the plans of docs/memory.md
 
 Cosines come from the oracle (dev/dynmoe.py), decisions from the program, and they have to agree. dispatch and gate_* are called
-by dev/walk. Needs `make all`, and torch, numpy and matplotlib (dev/setup.sh --oracle). The same run gives the same bytes.
+by dev/walk. Needs `make all`, and torch, numpy, matplotlib and Pillow (dev/setup.sh --oracle). The same run gives the same bytes.
 """
 import argparse, os, subprocess, sys
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from plot import COLOURS, fail, np, plt
 import dynmoe
 import memory_table
 import torch
+from PIL import Image
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
@@ -107,7 +108,7 @@ def routing_picture(piece):
         side.set_visible(False)
     for first, last, name in domains(piece):
         top.plot([first - 0.4, last + 0.4], [E - 0.4 + 0.95] * 2, color="black", linewidth=1.5, clip_on=False)
-        top.text((first + last) / 2, E - 0.4 + 1.05, name if last - first > 2 else "", ha="center", va="top", fontsize=10)
+        top.text((first + last) / 2, E - 0.4 + 1.05, name if last - first > 1 else "", ha="center", va="top", fontsize=10)
     top.set_title("layer %d, evaluation: which experts each byte of the text uses" % piece.layer, fontsize=12)
     keys = [Patch(color=DARK, label="used"), Patch(color=LIGHT, label="not used")]
     if (piece.k == 0).any():
@@ -200,6 +201,7 @@ def gate_picture():
     for ax in (left, middle):
         ax.axvline(edge, color="0.45", linestyle=(0, (6, 2)), linewidth=1.2)
         ax.set_xlim(-1, 1)
+        ax.set_xticks([-1, -0.5, 0, 0.5, 1])
     rows = [np.array(numbers([l for l in example if l[0].startswith("dL/d") and want in l], "dL/d" + name)[0])
             for want, name in (("<dy,", "weight"), ("detached", "gate,"), ("normalised", "gate,"))]
     for i, (values, label, colour, hatch) in enumerate(zip(rows, ("dL/dweight", "dL/dgate, k detached", "dL/dgate, k normalised"),
@@ -229,7 +231,7 @@ def adaptive_picture(run):
         for begin in range(window, run.last, period) if period else ():
             if begin + window < stop:
                 ax.axvspan(begin, begin + window, color="0.9", zorder=0, linewidth=0)
-    axes[0].set_ylabel("active experts\n(dashed: size of the pool)")
+    axes[0].set_ylabel("active experts\n(lines shifted apart; dashed: pool)")
     axes[0].set_xlabel("")
     axes[1].set_xlabel("")
     plot.legend(axes[0], plot.layer_keys(run) + plot.mark_keys([run]) + [Patch(color="0.9", label="records are kept")])
@@ -278,7 +280,9 @@ def main():
         os.makedirs(args.into, exist_ok=True)
         for name, draw in pictures.items():
             fig, path = draw(), os.path.join(args.into, name)
-            fig.savefig(path + ".tmp", format="png", metadata={"Software": None})
+            fig.canvas.draw()
+            image = Image.fromarray(np.asarray(fig.canvas.buffer_rgba())).convert("RGB").quantize(64)  # a third of the bytes
+            image.save(path + ".tmp", format="PNG", optimize=True)
             plt.close(fig)
             os.replace(path + ".tmp", path)
     except OSError as e:

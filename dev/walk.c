@@ -205,10 +205,11 @@ static void window(void) { // the gate example as a recording window of one batc
 }
 
 static void step(void) { // the first and the second step of one parameter, for a gradient of 0.001 and then for one of 1000
+    static const float gradients[] = {0.001f, 1000.0f};
     for (int i = 0; i < 2; i++) {
-        float p = 1.0f, m = 0.0f, v = 0.0f, g = i == 0 ? 0.001f : 1000.0f, at[3] = {p};
+        float p = 1.0f, m = 0.0f, v = 0.0f, at[3] = {p};
         for (int s = 0; s < 2; s++) {
-            adamw(&p, &g, &m, &v, 1, 0.1f, 0.9f, 0.99f, 1e-8f, 0.0f, (float)(1.0 - pow(0.9, s + 1)),
+            adamw(&p, gradients + i, &m, &v, 1, 0.1f, 0.9f, 0.99f, 1e-8f, 0.0f, (float)(1.0 - pow(0.9, s + 1)),
                   (float)(1.0 - pow(0.99, s + 1)), 1.0f);
             at[s + 1] = p;
         }
