@@ -1,6 +1,6 @@
 #!/bin/sh
-# The formulas of docs/memory.md against the plans that the programs print, and the tables of that page against the formulas. Ends with
-# `N passed, N failed`.
+# The formulas of docs/memory.md against the plans that the programs print, and the tables of that page against the formulas.
+# Ends with `N passed, N failed`.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 tmp=$(mktemp -d)
@@ -24,7 +24,8 @@ result "docs/memory.md has other tables; run: python3 dev/memory_table.py --into
 
 # a wrong formula must be noticed: one number of the logits less
 mkdir "$tmp/dev" && cp dev/markers.py "$tmp/dev/" && cp train_gpt2_dynmoe "$tmp/"
-sed 's/"logits, later their gradient", "N Vp", "4"/"logits, later their gradient", "N V - 13000", "4"/' dev/memory_table.py > "$tmp/dev/memory_table.py"
+sed 's/"logits, later their gradient", "N Vp", "4"/"logits, later their gradient", "N V - 13000", "4"/' dev/memory_table.py \
+    > "$tmp/dev/memory_table.py"
 ! cmp -s dev/memory_table.py "$tmp/dev/memory_table.py" && ! python3 "$tmp/dev/memory_table.py" --check > "$tmp/seen" 2>&1 &&
     grep -q '^default, C: activations: the program says 18.1, the formula 18.0$' "$tmp/seen"
 result "a wrong formula is noticed" $?
