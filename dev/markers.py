@@ -36,6 +36,6 @@ def write_between(path, name, text):
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.stderr.write("markers.py: PAGE and NAME\n---> HINT: dev/walk gate | python3 dev/markers.py docs/walkthrough.md walk-gate\n")
+        sys.stderr.write("markers.py: PAGE and NAME\n---> HINT: make docs-examples shows how\n")
         sys.exit(2)
     write_between(sys.argv[1], sys.argv[2], "```\n" + sys.stdin.read() + "```\n")

@@ -79,7 +79,8 @@ ODD = {"layers": 3, "heads": 3, "channels": 48, "context": 20, "batch": 3, "expe
        "moe-layers": "0,1"}
 MORE = [(name + ", " + program, program, flags) for program in (C_PROGRAM, CUDA_PROGRAM) for name, flags in (
     ("odd", ODD), ("no experts", {"moe-layers": "none", "batch": 5}),
-    ("top-k in all layers", {"router": "top-k", "moe-layers": "all", "experts": 3, "start-experts": 2, "channels": 64, "heads": 1}))]
+    ("top-k in all layers", {"router": "top-k", "moe-layers": "all", "experts": 3, "start-experts": 2, "channels": 64,
+                             "heads": 1}))]
 
 
 def number(formula, letters):

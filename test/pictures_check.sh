@@ -1,7 +1,7 @@
 #!/bin/sh
-# dev/pictures.py on a small run that is made here: every picture is there and is one, the same run gives the same bytes, bad input gets
-# one clear line with a hint. Needs python3 with torch, numpy, matplotlib and Pillow: without them it says so and exits with 77,
-# which is not "passed". Ends with `N passed, N failed`.
+# dev/pictures.py on a small run that is made here: every picture is there and is one, the same run gives the same bytes, bad
+# input gets one clear line with a hint. Needs python3 with torch, numpy, matplotlib and Pillow: without them it says so and
+# exits with 77, which is not "passed". Ends with `N passed, N failed`.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 for python in python3 /usr/bin/python3 ''; do
@@ -18,9 +18,13 @@ passed=0 failed=0
 export MPLCONFIGDIR="$tmp/config" # matplotlib keeps a list of fonts there
 mkdir "$tmp/config"
 
-./train_gpt2_dynmoe --data data/languages_train.txt --val data/languages_val.txt --out "$tmp/run" --layers 2 --channels 32 --heads 2 \
-    --moe-layers all --steps 40 --window 5 --period 15 --log-every 5 --val-tokens 2048 --generate 0 --dump-routing \
-    "$tmp/run/routing.safetensors" --threads 1 > "$tmp/seen" 2>&1
+train() { # folder and flags: a small model; its routing goes into the first run's folder
+    folder=$1
+    shift
+    ./train_gpt2_dynmoe --data data/languages_train.txt --val data/languages_val.txt --out "$folder" --layers 2 --channels 32 \
+        --heads 2 --moe-layers all --val-tokens 2048 --generate 0 --dump-routing "$tmp/run/routing.safetensors" --threads 1 "$@"
+}
+train "$tmp/run" --steps 40 --window 5 --period 15 --log-every 5 > "$tmp/seen" 2>&1
 result "a small run" $?
 "$python" -W error dev/pictures.py "$tmp/run" --into "$tmp/one" > "$tmp/seen" 2>&1
 result "pictures of it" $?
@@ -35,8 +39,8 @@ done
 [ "$(find "$tmp/one" docs/pictures -type f | wc -l)" -eq 10 ]
 result "no other files" $?
 printf 'figure.dpi: 30\naxes.facecolor: red\n' > "$tmp/matplotlibrc"
-PYTHONHASHSEED=7 MATPLOTLIBRC=$tmp "$python" dev/pictures.py "$tmp/run" --into "$tmp/two" > "$tmp/seen" 2>&1 && diff -r "$tmp/one" "$tmp/two" \
-    > "$tmp/seen" 2>&1
+PYTHONHASHSEED=7 MATPLOTLIBRC=$tmp "$python" dev/pictures.py "$tmp/run" --into "$tmp/two" > "$tmp/seen" 2>&1 &&
+    diff -r "$tmp/one" "$tmp/two" > "$tmp/seen" 2>&1
 result "the same bytes again" $?
 
 refuses() { # what it shows, text that the error must hold, then the command line
@@ -49,8 +53,7 @@ refuses() { # what it shows, text that the error must hold, then the command lin
 refuses "no run" "log.jsonl" "$tmp/nothing"
 refuses "no folder" "required" --into "$tmp/three"
 # routing of another model: what the oracle computes must not agree
-./train_gpt2_dynmoe --data data/languages_train.txt --val data/languages_val.txt --out "$tmp/other" --layers 2 --channels 32 --heads 2 \
-    --moe-layers all --steps 1 --val-tokens 64 --generate 0 --dump-routing "$tmp/run/routing.safetensors" --threads 1 > "$tmp/seen" 2>&1
+train "$tmp/other" --steps 1 > "$tmp/seen" 2>&1
 refuses "routing of another run" "route a token differently" "$tmp/run" --into "$tmp/three"
 rm "$tmp/run/routing.safetensors"
 refuses "no routing" "routing.safetensors" "$tmp/run" --into "$tmp/three"

@@ -24,7 +24,7 @@ result "every example stands in the page once" $?
 printf '%s\n' 'offset (E + 1)           0   2   2   4' 'row_token (R)            0   1   0   1' > "$tmp/want"
 dev/walk rows 101,101 | sed -n '/^offset/,/^row_token/p' | diff - "$tmp/want" > "$tmp/seen" 2>&1
 result "rows of chosen experts" $?
-for bad in 12 10,1 '' ,; do
+for bad in 12 10,1 '' ','; do
     dev/walk rows "$bad" > "$tmp/seen" 2>&1
     [ $? -eq 2 ] && [ "$(grep -c '^---> HINT: ' "$tmp/seen")" -eq 1 ]
     result "rows '$bad' is refused" $?
