@@ -213,8 +213,10 @@ def plans_table():
 
 
 def measure():
-    # short runs of the C program: MB planned at the k of the run, and the most that the process held at a time
-    lines = ["| run | steps | mean k | plan, MB | peak, MB | beside the plan |", "|---|---|---|---|---|---|"]
+    # short runs of the C program: MB planned at the k of the run, and the most that the process held at a time. Untouched: m and v of
+    # slots that were never active, and the eighth that rows have to grow
+    lines = ["| run | steps | mean k | plan, MB | of it untouched | peak, MB | peak beside what was touched |",
+             "|---|---|---|---|---|---|---|"]
     shapes = [("default", DEFAULT, 50), ("default, pool of 32, 4 active", {"experts": 32}, 50),
               ("default, batch 64", {"batch": 64}, 10),
               ("--depth 6", {"layers": 6, "heads": 6, "channels": 384, "context": 256}, 5)]
@@ -229,11 +231,14 @@ def measure():
             if status:
                 die("%s failed: %s" % (" ".join(words), said.split("\n")[0]), "make all data")
             with open(os.path.join(folder, "out", "log.jsonl")) as f:
-                ks = [r["k"] for r in map(json.loads, f) if r["type"] == "step"]
+                steps_seen = [r for r in map(json.loads, f) if r["type"] == "step"]
+            ks, a = [r["k"] for r in steps_seen], letters_of(C_PROGRAM, flags)
         k = max(ks)  # rows only grow
         peak = usage.ru_maxrss * (1e-6 if sys.platform == "darwin" else 1.024e-3)
-        planned = sum(megabytes(C_PROGRAM, flags, k).values())
-        lines.append("| %s | %d | %.2f | %.1f | %.1f | %+.1f |" % (name, steps, sum(ks) / len(ks), planned, peak, peak - planned))
+        kinds, slots = megabytes(C_PROGRAM, flags, k), sum(a["E"] - l["experts"] for l in steps_seen[-1]["layers"])
+        planned, untouched = sum(kinds.values()), 1e-6 * number("8 (2 H C + H + C)", a) * slots + kinds["rows"] / 9
+        lines.append("| %s | %d | %.2f | %.1f | %.1f | %.1f | %+.1f |" % (name, steps, sum(ks) / len(ks), planned, untouched, peak,
+                                                                     peak - planned + untouched))
     return lines
 
 
