@@ -213,8 +213,8 @@ def plans_table():
 
 
 def measure():
-    # short runs of the C program: MB planned at the k of the run, and the most that the process held at a time. Untouched: m and v of
-    # slots that were never active, and the eighth that rows have to grow
+    # short runs of the C program: MB planned at the k of the run, and the most that the process held at a time. Untouched: m and v
+    # of slots that were never active, and the eighth that rows have to grow
     lines = ["| run | steps | mean k | plan, MB | of it untouched | peak, MB | peak beside what was touched |",
              "|---|---|---|---|---|---|---|"]
     shapes = [("default", DEFAULT, 50), ("default, pool of 32, 4 active", {"experts": 32}, 50),
