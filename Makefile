@@ -25,7 +25,7 @@ MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot test test-programs test-scripts \
         test-builds test-unit test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants mutants-cuda fixture fixture-vit \
-        fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE
+        fixture-cuda fixtures-again check-style docs-flags docs-links docs-examples pictures clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
@@ -119,7 +119,7 @@ CFLAGS := $(BASE) $(USE_OMP) $(USE_BLAS)
 LIBS := $(filter-out -I% -D%,$(BLAS_LIBS)) -lm
 COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
 
-TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges dev/skeleton
+TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges dev/skeleton dev/walk
 SCRIPTS := $(wildcard test/test_*.sh)
 TESTS := $(patsubst %.c,%,$(wildcard test/test_*.c))
 SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
@@ -272,6 +272,9 @@ bench-peer: $(patsubst %.c,%,$(wildcard dev/bench.c)) dev/skeleton ## a training
 plot: ## draw the runs in OUT (several with OUT="out out2"): loss, experts, load, k, languages (needs dev/setup.sh --oracle)
 	$(or $(PYTHON),python3) dev/plot.py $(OUT)
 
+pictures: all ## draw the pictures of docs/ from the run in OUT (needs make train and dev/setup.sh --oracle)
+	$(or $(PYTHON),python3) dev/pictures.py $(OUT)
+
 # ---- tests: `make test` runs all, each part has its own target --------------------------------------------------------
 
 FIXTURES := $(or $(FIXTURE),$(wildcard test/fixtures/*.safetensors test/fixtures/*.txt))
@@ -389,6 +392,9 @@ docs-flags: train_gpt2_dynmoe ## write what --help prints into docs/flags.md
 
 docs-links: ## point the links `file:line name` in the docs at where the names stand now
 	dev/check_style.sh --write-links
+
+docs-examples: dev/walk ## write what dev/walk prints into docs/walkthrough.md
+	@set -e; for n in $$(dev/walk --list); do dev/walk $$n | python3 dev/markers.py docs/walkthrough.md walk-$$n; done
 
 fixtures-again: ## compute the fixtures again (needs dev/setup.sh --oracle)
 	$(or $(PYTHON),python3) dev/dynmoe.py fixtures
