@@ -23,8 +23,8 @@ export GOMP_SPINCOUNT
 # Built-in rules would make dev/x out of dev/x.sh.
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot test test-programs test-scripts \
-        test-builds test-unit test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants mutants-cuda fixture fixture-vit \
+.PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot view test test-programs test-scripts \
+        test-builds test-unit test-sanitize test-fuzz test-cuda test-long test-view ptxas valgrind mutants mutants-cuda fixture fixture-vit \
         fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE
 
 help:
@@ -119,7 +119,7 @@ CFLAGS := $(BASE) $(USE_OMP) $(USE_BLAS)
 LIBS := $(filter-out -I% -D%,$(BLAS_LIBS)) -lm
 COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
 
-TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges dev/skeleton
+TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges dev/skeleton dev/view
 SCRIPTS := $(wildcard test/test_*.sh)
 TESTS := $(patsubst %.c,%,$(wildcard test/test_*.c))
 SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
@@ -236,7 +236,7 @@ data-vit: data/shapes_train.bin data/shapes_val.bin ## generate pictures of eigh
 # which program trains: the C one, or with CUDA=1 or CUDA_ON_CPU=1 the CUDA one
 PROGRAM := train_gpt2_dynmoe$(if $(filter 1,$(CUDA) $(CUDA_ON_CPU)),_cu)
 
-train: $(PROGRAM) dev/specialisation dev/alarms data ## train the default model, then show which expert serves which language
+train: $(PROGRAM) dev/specialisation dev/alarms dev/view data ## train the default model, then show which expert serves which language
 	@mkdir -p $(OUT)/untrained
 	./$(PROGRAM) $(DATA) --out $(OUT) --steps $(STEPS) --dump-routing $(OUT)/routing.safetensors $(ARGS)
 	@echo "the same gate before any training, to compare with (its output: $(OUT)/untrained/output.txt)"
@@ -244,11 +244,12 @@ train: $(PROGRAM) dev/specialisation dev/alarms data ## train the default model,
 	    > $(OUT)/untrained/output.txt 2>&1 || { cat $(OUT)/untrained/output.txt; exit 1; }
 	dev/specialisation data/languages_val.truth $(OUT)/routing.safetensors $(OUT)/untrained.safetensors
 	@dev/alarms $(OUT)/log.jsonl
+	-@dev/view $(OUT)
 	@echo "trained $(STEPS) steps: the model, its log and its routing are in $(OUT)/"
 
 # the vision program: as it is, 2000 steps of its default model
 VIT_OUT = $(if $(filter file,$(origin OUT)),out_vit,$(OUT))
-train-vit: train_vit_dynmoe dev/edges dev/alarms data-vit ## train the vision model on shapes (CUDA_ON_CPU=1: with few STEPS)
+train-vit: train_vit_dynmoe dev/edges dev/alarms dev/view data-vit ## train the vision model on shapes (CUDA_ON_CPU=1: with few STEPS)
 	./train_vit_dynmoe --data data/shapes_train.bin --val data/shapes_val.bin --out $(VIT_OUT) \
 	    $(if $(filter file,$(origin STEPS)),,--steps $(STEPS)) --dump-routing $(VIT_OUT)/routing.safetensors $(ARGS)
 	@mkdir -p $(VIT_OUT)/untrained
@@ -257,6 +258,7 @@ train-vit: train_vit_dynmoe dev/edges dev/alarms data-vit ## train the vision mo
 	    { cat $(VIT_OUT)/untrained/output.txt; exit 1; }
 	dev/edges data/shapes_val.truth $(VIT_OUT)/routing.safetensors $(VIT_OUT)/untrained.safetensors
 	@dev/alarms $(VIT_OUT)/log.jsonl
+	-@dev/view $(VIT_OUT)
 
 ablation: train_gpt2_dynmoe data ## train variants of the model beside each other (hours; dev/ablation.sh says which)
 	dev/ablation.sh $(ARGS)
@@ -271,6 +273,8 @@ bench-peer: $(patsubst %.c,%,$(wildcard dev/bench.c)) dev/skeleton ## a training
 
 plot: ## draw the runs in OUT (several with OUT="out out2"): loss, experts, load, k, languages (needs dev/setup.sh --oracle)
 	$(or $(PYTHON),python3) dev/plot.py $(OUT)
+view: dev/view ## write OUT/view.html, a page to look at the runs in OUT with: curves, experts, load, each token's experts
+	dev/view $(OUT) $(ARGS)
 
 # ---- tests: `make test` runs all, each part has its own target --------------------------------------------------------
 
@@ -368,6 +372,10 @@ test-long: ## the CUDA source on the CPU in other orders and with its accesses c
 
 ptxas: ## registers and spills of every kernel for sm_80 and sm_90: no spill, no local array (needs nvcc, no GPU)
 	NVCC=$(NVCC) FLAGS="$(NVCC_FLAGS)" dev/ptxas_check.sh
+
+test-view: all ## the page of dev/view in headless Chromium (after dev/setup.sh --view; a minute)
+	$(MAKE) CUDA_ON_CPU=1 train_vit_dynmoe
+	sh test/view_check.sh $(SHOTS)
 
 valgrind: ## short runs under valgrind, if it is installed (a minute)
 	sh test/valgrind.sh
