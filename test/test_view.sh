@@ -160,8 +160,8 @@ check "each language uses the experts that dev/specialisation says" awk '
             d = cell[e + 1] / 10 - want[r, e]; if (d > 0.56 || d < -0.56) bad = 1; sum += cell[e + 1] } } }
     END { exit bad || n != 6 || rows != 6 || sum < 6000 }' table.txt page.txt
 check "another text" "$root/data/languages" --seed 4 --bytes 6000 --out other.txt --truth other.truth
-check "the truth about another text" "$view" run --truth other.truth
-check "is said to be one" grep -q '^run: No domains: other.truth is not about the data of run/routing.safetensors' seen
+check "the truth about another text" "$view" run --truth other.truth; cp seen said
+check "is said to be one" grep -q '^run: No domains: other.truth is not about the data of run/routing.safetensors' said
 head -c 500 run/model.safetensors > good/model.safetensors
 refuses 1 "good/model.safetensors: header" good
 rm good/model.safetensors
