@@ -186,9 +186,9 @@ def check_curves(browser, folders):
     check("pointing at the curves says the loss in the log", near and "training %s;" % str(float("%.4g" % near[0]["loss"])) in said, said)
     ticks = "return [...document.querySelectorAll('#curves-chart svg text')].map(t => t.textContent).join()"
     before = browser.js(ticks)
-    browser.js("const s = document.querySelectorAll('#curves select')[1]; s.value = 'seconds'; s.dispatchEvent(new Event('change'))")
+    browser.js("const s = document.getElementById('over'); s.value = 'seconds'; s.dispatchEvent(new Event('change'))")
     check("seconds in place of steps", "seconds" in browser.js(ticks) and browser.js(ticks) != before)
-    browser.js("const s = document.querySelectorAll('#curves select')[1]; s.value = 'steps'; s.dispatchEvent(new Event('change'))")
+    browser.js("const s = document.getElementById('over'); s.value = 'steps'; s.dispatchEvent(new Event('change'))")
 
 def check_experts(browser, folder):
     steps, others = read_log(folder)
