@@ -24,8 +24,8 @@ export GOMP_SPINCOUNT
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot view test test-programs test-scripts \
-        test-builds test-unit test-sanitize test-fuzz test-cuda test-long test-view ptxas valgrind mutants mutants-cuda fixture fixture-vit \
-        fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE
+        test-builds test-unit test-sanitize test-fuzz test-cuda test-long test-view ptxas valgrind mutants mutants-cuda fixture \
+        fixture-vit fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
@@ -236,20 +236,21 @@ data-vit: data/shapes_train.bin data/shapes_val.bin ## generate pictures of eigh
 # which program trains: the C one, or with CUDA=1 or CUDA_ON_CPU=1 the CUDA one
 PROGRAM := train_gpt2_dynmoe$(if $(filter 1,$(CUDA) $(CUDA_ON_CPU)),_cu)
 
-train: $(PROGRAM) dev/specialisation dev/alarms dev/view data ## train the default model, then show which expert serves which language
+train train-vit: dev/view
+train: $(PROGRAM) dev/specialisation dev/alarms data ## train the default model, then show which expert serves which language
 	@mkdir -p $(OUT)/untrained
 	./$(PROGRAM) $(DATA) --out $(OUT) --steps $(STEPS) --dump-routing $(OUT)/routing.safetensors $(ARGS)
 	@echo "the same gate before any training, to compare with (its output: $(OUT)/untrained/output.txt)"
 	@./$(PROGRAM) $(DATA) $(ARGS) --out $(OUT)/untrained --steps 0 --dump-routing $(OUT)/untrained.safetensors \
 	    > $(OUT)/untrained/output.txt 2>&1 || { cat $(OUT)/untrained/output.txt; exit 1; }
 	dev/specialisation data/languages_val.truth $(OUT)/routing.safetensors $(OUT)/untrained.safetensors
-	@dev/alarms $(OUT)/log.jsonl
 	-@dev/view $(OUT)
+	@dev/alarms $(OUT)/log.jsonl
 	@echo "trained $(STEPS) steps: the model, its log and its routing are in $(OUT)/"
 
 # the vision program: as it is, 2000 steps of its default model
 VIT_OUT = $(if $(filter file,$(origin OUT)),out_vit,$(OUT))
-train-vit: train_vit_dynmoe dev/edges dev/alarms dev/view data-vit ## train the vision model on shapes (CUDA_ON_CPU=1: with few STEPS)
+train-vit: train_vit_dynmoe dev/edges dev/alarms data-vit ## train the vision model on shapes (CUDA_ON_CPU=1: with few STEPS)
 	./train_vit_dynmoe --data data/shapes_train.bin --val data/shapes_val.bin --out $(VIT_OUT) \
 	    $(if $(filter file,$(origin STEPS)),,--steps $(STEPS)) --dump-routing $(VIT_OUT)/routing.safetensors $(ARGS)
 	@mkdir -p $(VIT_OUT)/untrained
@@ -257,8 +258,8 @@ train-vit: train_vit_dynmoe dev/edges dev/alarms dev/view data-vit ## train the 
 	    --dump-routing $(VIT_OUT)/untrained.safetensors > $(VIT_OUT)/untrained/output.txt 2>&1 || \
 	    { cat $(VIT_OUT)/untrained/output.txt; exit 1; }
 	dev/edges data/shapes_val.truth $(VIT_OUT)/routing.safetensors $(VIT_OUT)/untrained.safetensors
-	@dev/alarms $(VIT_OUT)/log.jsonl
 	-@dev/view $(VIT_OUT)
+	@dev/alarms $(VIT_OUT)/log.jsonl
 
 ablation: train_gpt2_dynmoe data ## train variants of the model beside each other (hours; dev/ablation.sh says which)
 	dev/ablation.sh $(ARGS)

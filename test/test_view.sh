@@ -83,11 +83,12 @@ rows grown '^\[[0-9]*,[0-9.]*,1.5,' 20
 { start; for broken in '{' '[1]' '{"type":"step"}' '{"type":"step","step":-1,"loss":1}' '{"type":"val","step":1,"loss":NaN}' \
     '{"type":"step","step":1,"loss":1,"layers":[{"layer":0}]}' '{"type":"step","step":1,"loss":1,"layers":7}' 'x'; do
     printf '%s\n' "$broken"; done
-  records 10 50 10 1; printf '{"type":"step","step":60,"loss":1,"lay'; start; records 60 70 10 1; } > grown/log.jsonl
+  records 10 50 10 1; printf '{"type":"step","step":60,"loss":1,"lay'; start | sed 's/abc1234/def5678/'
+  records 60 70 10 1; records 80 80 10 1 | sed 's/0,0.125\]/0,0.125,0.5]/'; } > grown/log.jsonl
 shows "damaged lines" grown
-check "they are counted" grep -q '^grown: 9 of 17 lines of grown/log.jsonl are damaged, the first is line 2' said
+check "they are counted" grep -q '^grown: 10 of 18 lines of grown/log.jsonl are damaged, the first is line 2' said
 rows grown '^\[[0-9]*,[0-9.]*,1,' 7
-has grown '"commit":"abc1234"'
+has grown '"commit":"def5678"'
 { start; records 10 200 10 1.5; echo '{"type":"event","step":150,"layer":2,"what":"add","expert":3,"count":50}'
   echo '{"type":"event","step":90,"layer":0,"what":"remove","expert":1,"count":0}'
   start; echo '{"type":"event","step":103,"layer":0,"what":"full","expert":-1,"count":9}'
@@ -121,6 +122,15 @@ check "with the way back" grep -q '^\[31001,.*,\[3,3\],\[1.25' page.txt
 check "the first and the last" sh -c 'grep -q "^\[1,0.02,2," page.txt && grep -q "^\[50000,1000,2," page.txt'
 check "all events" test "$(grep -o '"full"' page.txt | wc -l)" -eq 500
 check "not more records than a screen has room for" test "$(grep -c '^\[[0-9]' page.txt)" -lt 2100
+
+pool=0.25,0.25,0.25,0.25,0.25,0.25,0.25,0.25
+pool=$pool,$pool,$pool,$pool,$pool,$pool,$pool,$pool
+{ start; records 1 3000 1 2 | sed "s/0.5,0.25,0,0.125/$pool/g"; } > long/log.jsonl
+shows "a large pool" long
+data long > page.txt
+loads=$(grep -c '\],\[\[250,' page.txt)
+check "loads at fewer steps ($loads)" test "$loads" -gt 400 -a "$loads" -lt 930 # 258 numbers each
+check "at the last one too" sh -c 'grep "^\[3000," page.txt | grep -q "\],\[\[250,"'
 
 # nothing in the data can end the script element, or be HTML
 mkdir 'a<b>&"c'

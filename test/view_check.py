@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Drives dev/view's page in headless Chromium: real clicks, keys and pointer moves by the W3C WebDriver protocol, nothing but Python's
-own library. Called by test/view_check.sh, which makes the runs:
+"""Drives dev/view's page in headless Chromium: real clicks, keys and pointer moves by the W3C WebDriver protocol, nothing but
+Python's own library. Called by test/view_check.sh, which makes the runs:
 
     view_check.py FOLDER [SHOTS]    FOLDER: where the runs are; SHOTS: a folder for screenshots
 
@@ -133,7 +133,8 @@ def read_tensors(path):
     out = {}
     for name, t in header.items():
         a, b = t["data_offsets"]
-        out[name] = (t["shape"], struct.unpack("<%d%s" % ((b - a) // struct.calcsize(kinds[t["dtype"]]), kinds[t["dtype"]]), data[a:b]))
+        kind = kinds[t["dtype"]]
+        out[name] = (t["shape"], struct.unpack("<%d%s" % ((b - a) // struct.calcsize(kind), kind), data[a:b]))
     return meta, out
 
 def page_data(browser):
@@ -148,7 +149,8 @@ def healthy(browser, what, width=1280):
     check(what + ": nothing is fetched", browser.js("return performance.getEntriesByType('resource').length") == 0)
     wide = browser.js("return [document.documentElement.scrollWidth, innerWidth]")
     check(what + ": fits a window of %d" % width, wide[0] <= wide[1], wide)
-    bare = browser.js("return [...document.querySelectorAll('section svg[role=img]')].filter(s => s.querySelectorAll('text').length < 4).length")
+    bare = browser.js("return [...document.querySelectorAll('section svg[role=img]')].filter(s => "
+                      "s.querySelectorAll('text').length < 4).length")
     check(what + ": every chart has names and numbers at its axes", bare == 0)
 
 def points(path):  # of an SVG path
@@ -172,7 +174,8 @@ def check_curves(browser, folders):
     check("without spikes the picture is another", browser.picture("#curves-chart") != before)
     browser.click("#cut")
     browser.click("input[data-toggle='1']")
-    check("a click hides the curves of a run", browser.count("path[data-run='1']") == 0 and browser.count("path[data-run='0']") == 2)
+    curves = [browser.count("path[data-run='%d']" % i) for i in range(2)]
+    check("a click hides the curves of a run", curves == [2, 0], curves)
     check("which is seen", browser.picture("#curves-chart") != before)
     browser.click("input[data-toggle='1']")
     check("another click shows them again", browser.count("path[data-run='1']") == 2)
@@ -183,7 +186,8 @@ def check_curves(browser, folders):
     steps, _ = read_log(folders[0])
     said = browser.text("#curves-chart .readout")
     near = [s for s in steps if "steps %d:" % s["step"] in said]
-    check("pointing at the curves says the loss in the log", near and "training %s;" % str(float("%.4g" % near[0]["loss"])) in said, said)
+    want = "training %s;" % float("%.4g" % near[0]["loss"]) if near else "a record"
+    check("pointing at the curves says the loss in the log", want in said, said)
     ticks = "return [...document.querySelectorAll('#curves-chart svg text')].map(t => t.textContent).join()"
     before = browser.js(ticks)
     browser.js("const s = document.getElementById('over'); s.value = 'seconds'; s.dispatchEvent(new Event('change'))")
@@ -201,12 +205,12 @@ def check_experts(browser, folder):
     browser.point("#experts-chart svg", 500, 0)
     said = browser.text("#experts-chart .readout")
     near = [s for s in steps if "steps %d:" % s["step"] in said]
-    check("pointing says how many experts", near and said.endswith("; ".join("layer %d %d" % (l["layer"], l["experts"]) for l in near[0]["layers"])),
-          said)
+    want = "; ".join("layer %d %d" % (l["layer"], l["experts"]) for l in near[0]["layers"]) if near else "a record"
+    check("pointing says how many experts", said.endswith(want), said)
 
 def cells(browser, css):
-    return browser.js("return [...document.querySelectorAll(arguments[0])].map(r => [...r.querySelectorAll('td[data-value]')].map(c => "
-                      "+c.dataset.value))", css)
+    return browser.js("return [...document.querySelectorAll(arguments[0])].map(r => "
+                      "[...r.querySelectorAll('td[data-value]')].map(c => +c.dataset.value))", css)
 
 def check_load(browser, folder):
     steps, _ = read_log(folder)
@@ -223,7 +227,8 @@ def check_load(browser, folder):
     check("and changes the picture", browser.picture("#load-table") != before)
     browser.keys("#step", RIGHT * 3)
     same(shown[3], "three times the right arrow to the fourth")
-    check("it says which", browser.text("#step-now").startswith("%d of %d" % (shown[3]["step"], shown[-1]["step"])), browser.text("#step-now"))
+    said = browser.text("#step-now")
+    check("it says which", said.startswith("%d of %d" % (shown[3]["step"], shown[-1]["step"])), said)
     browser.point("#step", 120, 0, press=True)
     at = int(browser.js("return document.getElementById('step').value"))
     check("the pointer moves the slider", 3 < at < len(shown) - 1, at)
@@ -236,14 +241,16 @@ def check_load(browser, folder):
     time.sleep(0.3)
     check("and stops", browser.js("return document.getElementById('step').value") == at)
 
-def check_sample(browser, folder, dump, stats):
+def check_sample(browser, folder, dump, end_dump, stats):
     data = page_data(browser)[0]["sample"]
     _, others = read_log(folder)
     sample = [r for r in others if r["type"] == "sample"][-1]
-    check("the tokens are those of the log", data["tokens"][1:] == sample["tokens"] and browser.count("#tokens span") == len(data["tokens"]))
+    check("the tokens are those of the log", data["tokens"][1:] == sample["tokens"])
+    check("each is shown", browser.count("#tokens span") == len(data["tokens"]))
     meta, routing = read_tensors(dump)  # of the sample as a text, by the training program
     T = int(meta["T"])
     check("the dump is of this text", list(routing["token"][1][:T]) == data["tokens"][:T])
+    _, end = read_tensors(end_dump)  # of the last T tokens as a text
     steps, _ = read_log(folder)
     for layer, wanted, logged in zip(data["layers"], stats["layers"], steps[-1]["layers"]):
         (_, E), is_open = routing["h.%d.open" % layer["layer"]]
@@ -251,10 +258,13 @@ def check_sample(browser, folder, dump, stats):
         check("layer %d: the experts that the program's own dump has" % layer["layer"],
               layer["open"][:T * E] == "".join(map(str, is_open[:T * E])) and len(layer["open"]) == n * E)
         check("layer %d: its k" % layer["layer"], layer["k"][:T] == list(routing["h.%d.k" % layer["layer"]][1][:T]))
+        got, want = layer["open"][-E:], "".join(map(str, end["h.%d.open" % layer["layer"]][1][(T - 1) * E:T * E]))
+        check("layer %d: the last token, with T tokens in view" % layer["layer"], got == want, (got, want))
         for e in range(E):
             scores = layer["score"][e:T * E:E]
-            check("layer %d expert %d: cosines as dev/stats has them" % (layer["layer"], e), abs(min(scores) - wanted["low"][e]) < 2e-4
-                  and abs(max(scores) - wanted["high"][e]) < 2e-4 and abs(sum(scores) / T - wanted["mean"][e]) < 2e-4, (scores, wanted["mean"]))
+            got, want = (min(scores), max(scores), sum(scores) / T), (wanted["low"][e], wanted["high"][e], wanted["mean"][e])
+            check("layer %d expert %d: cosines as dev/stats has them" % (layer["layer"], e),
+                  all(abs(a - b) < 2e-4 for a, b in zip(got, want)), (got, want))
             check("layer %d expert %d: threshold as in the log" % (layer["layer"], e), abs(layer["G"][e] - logged["G"][e]) < 2e-4)
         for i in range(n):
             far = [e for e in range(E) if layer["mask"][e] and abs(layer["score"][i * E + e] - layer["G"][e]) > 2e-4]
@@ -265,13 +275,15 @@ def check_sample(browser, folder, dump, stats):
     def details(i, what):
         for layer in data["layers"]:
             E = len(layer["mask"])
-            rows = browser.js("return [...document.querySelectorAll(arguments[0])].map(r => [+r.dataset.expert, ...[...r.children].map(c => "
-                              "c.textContent)])", "#token table[data-layer='%d'] tbody tr" % layer["layer"])
+            rows = browser.js("return [...document.querySelectorAll(arguments[0])].map(r => "
+                              "[+r.dataset.expert, ...[...r.children].map(c => c.textContent)])",
+                              "#token table[data-layer='%d'] tbody tr" % layer["layer"])
             want = [[e, str(e), "%.4f" % layer["score"][i * E + e], "%.4f" % layer["G"][e]] for e in range(E) if layer["mask"][e]]
             used = [e for e in range(E) if layer["open"][i * E + e] == "1"]
             check(what + ": its cosines and thresholds", [r[:4] for r in rows] == want, (rows, want))
             check(what + ": its experts", [r[0] for r in rows if r[5]] == used, (rows, used))
-            check(what + ": its k", "k = %d," % layer["k"][i] in (browser.text("#token h3[data-layer='%d']" % layer["layer"]) or ""))
+            heading = browser.text("#token h3[data-layer='%d']" % layer["layer"]) or ""
+            check(what + ": its k", "k = %d," % layer["k"][i] in heading, heading)
         check(what + ": its number", (browser.text("#token-name") or "").startswith("token %d of" % i), browser.text("#token-name"))
     several = [i for i, t in enumerate(data["tokens"]) if t > 32]
     a, b = several[3], several[-2]
@@ -291,7 +303,7 @@ def check_sample(browser, folder, dump, stats):
     details(a, "Escape lets go")
     colours = browser.js("return [...document.querySelectorAll('#tokens span')].map(s => getComputedStyle(s).backgroundColor)")
     k = data["layers"][0]["k"]
-    check("one colour for each k", len({(c, x) for c, x in zip(colours, k)}) == len(set(k)) == len(set(colours)), set(zip(colours, k)))
+    check("one colour for each k", len(set(zip(colours, k))) == len(set(k)) == len(set(colours)), set(zip(colours, k)))
 
 def check_matrix(browser, folder, truth_path):
     _, routing = read_tensors(os.path.join(folder, "routing.safetensors"))
@@ -318,7 +330,7 @@ def check_pictures(browser, folder, truth_path):
     for picture, r, c in ((0, 0, 0), (1, 3, 5), (5, rows - 1, rows - 1)):
         box = browser.js("const b = document.querySelector(arguments[0]).getBoundingClientRect(); return [b.width, b.height]",
                          "canvas[data-picture='%d']" % picture)
-        browser.point("canvas[data-picture='%d']" % picture, (c + 0.5) / rows * box[0] - box[0] / 2, (r + 0.5) / rows * box[1] - box[1] / 2)
+        browser.point("canvas[data-picture='%d']" % picture, ((c + 0.5) / rows - 0.5) * box[0], ((r + 0.5) / rows - 0.5) * box[1])
         token = picture * T + 1 + r * rows + c
         want = [e for e in range(E) if is_open[token * E + e]]
         said = browser.text("#patch")
@@ -326,12 +338,14 @@ def check_pictures(browser, folder, truth_path):
               and said.endswith(": " + ", ".join(map(str, want))), (said, want))
     pixels = "return [...document.querySelectorAll('#pictures canvas')].map(c => c.toDataURL()).join()"
     before = browser.js(pixels)
-    expert = browser.js("return [...document.querySelectorAll('#picture-experts button')].map(b => +b.dataset.expert).find(e => e >= 0)")
+    expert = browser.js("return [...document.querySelectorAll('#picture-experts button')].map(b => +b.dataset.expert)"
+                        ".find(e => e >= 0)")
     browser.click("#picture-experts button[data-expert='%d']" % expert)
     check("a click on an expert draws its patches", browser.js(pixels) != before)
-    middles = ("const canvas = document.querySelector('canvas[data-picture=\"0\"]'), copy = document.createElement('canvas'), n = arguments[0]; "
-               "copy.width = copy.height = canvas.width; const g = copy.getContext('2d', {willReadFrequently: true}), s = canvas.width / n; "
-               "g.drawImage(canvas, 0, 0); return [...Array(n * n).keys()].map(t => g.getImageData(t % n * s + s / 2, "
+    middles = ("const canvas = document.querySelector('canvas[data-picture=\"0\"]'), copy = document.createElement('canvas'); "
+               "const n = arguments[0], s = canvas.width / n, g = copy.getContext('2d', {willReadFrequently: true}); "
+               "copy.width = copy.height = canvas.width; g.drawImage(canvas, 0, 0); "
+               "return [...Array(n * n).keys()].map(t => g.getImageData(t % n * s + s / 2, "
                "Math.floor(t / n) * s + s / 2, 1, 1).data[0])")  # the red of the middle of each patch
     red = browser.js(middles, rows)
     browser.click("#picture-experts button[data-expert='-2']")
@@ -342,8 +356,8 @@ def check_pictures(browser, folder, truth_path):
     with open(os.path.join(folder, "pictures.bin"), "rb") as f:
         record = f.read(3074)
     side = 32 // rows
-    check("and the picture is that of the file", plain == [record[2 + (t // rows * side + side // 2) * 32 + t % rows * side + side // 2]
-                                                          for t in range(rows * rows)])
+    want = [record[2 + (t // rows * side + side // 2) * 32 + t % rows * side + side // 2] for t in range(rows * rows)]
+    check("and the picture is that of the file", plain == want, (plain, want))
     with open(truth_path, "rb") as f:
         kinds = f.read()
     n = len(routing["label"][1])
@@ -351,7 +365,8 @@ def check_pictures(browser, folder, truth_path):
     want = [1000 * sum(is_open[i * E + e] for i in at) / len(at) for e in range(E)]
     used = [e for e in range(E) if any(is_open[e::E])]
     got = cells(browser, "#matrix table[data-layer='%s'] tr[data-row='edge']" % layer)
-    check("experts of patches on an edge", len(got) == 1 and all(abs(g - want[e]) <= 0.51 for g, e in zip(got[0], used)), (got, want))
+    check("experts of patches on an edge", len(got) == 1 and len(got[0]) == len(used)
+          and all(abs(g - want[e]) <= 0.51 for g, e in zip(got[0], used)), (got, want))
 
 def main():
     folder, shots = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
@@ -372,13 +387,14 @@ def main():
         check_experts(browser, "text")
         check_load(browser, "text")
         with open("stats.json", encoding="utf-8") as f:
-            check_sample(browser, "text", "sample.safetensors", json.load(f))
+            check_sample(browser, "text", "sample.safetensors", "end.safetensors", json.load(f))
         check_matrix(browser, "text", "text.truth")
         healthy(browser, "text")
         browser.click("[data-token='40']")
         shot("text.png")
         browser.js("const s = document.getElementById('run'); s.value = 1; s.dispatchEvent(new Event('change'))")
-        check("a dense run says why it has no experts", "dense model" in browser.text("#experts") and browser.js("return document.getElementById('load').hidden"))
+        check("a dense run says why it has no experts", "dense model" in browser.text("#experts"))
+        check("and has no load", browser.js("return document.getElementById('load').hidden"))
         healthy(browser, "dense")
 
         browser.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
@@ -409,7 +425,8 @@ def main():
         check("50,000 steps: the spike is drawn", max(low) == 99, max(low))
         check("50,000 steps: all events", browser.count("#events tbody tr") == 333, browser.count("#events tbody tr"))
         browser.keys("#step", HOME)
-        check("50,000 steps: the slider goes to the first", browser.text("#step-now").startswith("1 of 50,000"), browser.text("#step-now"))
+        said = browser.text("#step-now")
+        check("50,000 steps: the slider goes to the first", said.startswith("1 of 50,000"), said)
         healthy(browser, "50,000 steps")
         shot("long.png")
 

@@ -30,6 +30,10 @@ quietly "$root/train_gpt2_dynmoe" $small --moe-layers none --generate 0 --out de
     for (i = 1; i <= n && i <= 32; i++) printf "%c", t[i] + 0 }' text/log.jsonl; } > sample.txt
 quietly "$root/train_gpt2_dynmoe" --init text/model.safetensors --eval-only --data sample.txt --val sample.txt --threads 1 \
     --dump-routing sample.safetensors
+awk '/"type":"sample"/ { sub(/.*"tokens":\[/, ""); sub(/\].*/, ""); n = split($0, t, ",")
+    for (i = n - 31; i <= n; i++) printf "%c", t[i] + 0; print "" }' text/log.jsonl > end.txt
+quietly "$root/train_gpt2_dynmoe" --init text/model.safetensors --eval-only --data end.txt --val end.txt --threads 1 \
+    --dump-routing end.safetensors
 quietly "$root/dev/stats" text/model.safetensors --val sample.txt --threads 1 --json stats.json
 quietly "$root/dev/view" text dense --truth text.truth
 
