@@ -4,7 +4,7 @@ Writes a page to look at a run with: one file that any browser opens by double c
     dev/view OUT [OUT2 ...] [--to FILE] [--truth FILE] [--routing FILE] [--tokenizer vocab.bpe] [--threads N]
 
     $ dev/view out
-    out/view.html: 1 run, 152 kB; open it in a browser
+    out/view.html: 1 run, 94 kB; open it in a browser
 
 OUT is the folder of a run; the page goes to OUT/view.html of the first. It shows, of each run: loss; experts per layer with the
 events of the adaptive process; who has how much load at each step; how each token of the last sample is routed, cosines against
@@ -13,7 +13,8 @@ thresholds; which language uses which expert; of a ViT the patches of pictures w
     OUT/log.jsonl               must be there. A resumed run repeats steps: the last record of a step counts. Damaged lines, like
                                 the last one of a run that is writing it, are left out, and the page says so.
     OUT/model.safetensors       routes the sample again here: token i by the forward over the last T tokens up to it, which is
-                                what the trainer went on from when it drew token i + 1
+                                what the trainer went on from when it drew token i + 1. In one thread, as small products gain
+                                nothing from more; --threads 0 takes all cores, for a large model
     OUT/routing.safetensors     of --dump-routing, or --routing FILE: which expert each token or patch of the validation data has
     data/languages_val.truth    or --truth FILE; of a ViT data/shapes_val.truth and the pictures that its --val named
 What is not there, or not about these data, leaves out its part of the page, which then says what would make it.
@@ -36,7 +37,7 @@ enum { VIEW_GONE, VIEW_RUN, VIEW_STEP, VIEW_VAL, VIEW_EVENT, VIEW_SAMPLE, VIEW_E
 enum { VIEW_RECORDS = 2000, VIEW_PICTURES = 24, VIEW_ROWS = 16 };                       // most that the page gets
 #define VIEW_NUMBERS 240000     // of load and hist, all runs together
 #define VIEW_CELLS 400000       // of a sample: tokens * layers * experts
-#define VIEW_FLOP 2e12          // that the windows of a sample may take; else only its first T tokens are shown
+#define VIEW_FLOP 5e11          // that the windows of a sample may take; else only its first T tokens are shown
 #define VIEW_BYTES 600000       // of pictures
 #define VIEW_PLACE "@DATA@"
 
@@ -672,7 +673,7 @@ int main(int argc, char** argv) {
     static const char* usage = "dev/view OUT [OUT2 ...] [--to FILE] [--truth FILE] [--routing FILE] [--tokenizer vocab.bpe] "
                                "[--threads N]";
     static const char* const known[] = {"--to", "--truth", "--routing", "--tokenizer", "--threads"};
-    const char *value[5] = {"", "", "", "", "0"}, *flags[4] = {argv[0], "--threads", "0", NULL};
+    const char *value[5] = {"", "", "", "", "1"}, *flags[4] = {argv[0], "--threads", "1", NULL};
     ViewRun* run = (ViewRun*)alloc_zeroed((size_t)argc, sizeof(ViewRun), "runs");
     char to[1024], page[1024], *data = NULL;
     size_t length = 0;

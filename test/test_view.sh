@@ -1,7 +1,7 @@
 #!/bin/sh
 # dev/view without a browser: what it reads from logs that grew, broke, resumed or are long, that nothing in them can leave the
 # script element, and one clear line for bad input. What the page does with it: make test-view. Ends with `N passed, N failed`.
-# shellcheck disable=SC2016,SC2086 # dollars in single quotes and lists of flags are meant
+# shellcheck disable=SC1091,SC2016,SC2086 # dollars in single quotes and lists of flags are meant
 set -u
 export LC_ALL=C
 cd "$(dirname "$0")/.." || exit 1
