@@ -147,8 +147,9 @@ static void view_forget(ViewRun* run, const ViewLine* r) { // a resumed run came
 static int view_record(ViewRun* run, const char* line, size_t length) { // returns whether it is a whole record
     static const char* const names[] = {"", "run", "step", "val", "event", "sample", "end"};
     const char* end = log_value_end(line, 0);
-    ViewLine r = {0, log_whole(line, "step", 0, 2000000000), 0, 0, 0.0, 0.0, 0, line};
+    ViewLine r = {0, 0, 0, 0, 0.0, 0.0, 0, line};
     if (*line != '{' || end == NULL || log_blanks(end) != line + length || log_find(line, "type") == NULL) { return 0; }
+    r.step = log_whole(line, "step", 0, 2000000000);
     for (int t = VIEW_RUN; t <= VIEW_END; t++) { if (log_is(line, "type", names[t])) { r.type = t; } }
     if (r.type == VIEW_GONE) { return 1; }                                  // of a later version
     if (r.type != VIEW_RUN && r.step < 0) { return 0; }
