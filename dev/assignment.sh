@@ -49,7 +49,8 @@ handout() { # a1, K: the handout; what the variant changes stands where the line
     awk -v changes="$tests/variants/$1.$2.sed" '
         $0 != "<!-- variant -->" { print; next }
         { printf "**In this course one thing is different.**"
-          while ((getline line < changes) > 0) { if (line ~ /^# / && line !~ /^# changes /) { sub(/^#/, "", line); printf "%s", line } }
+          while ((getline line < changes) > 0) {
+              if (line ~ /^# / && line !~ /^# changes /) { sub(/^#/, "", line); printf "%s", line } }
           print "\nThe comments in the starter say it, too; where this handout says otherwise, they are right." }' "$docs/$1.md"
 }
 
@@ -69,7 +70,9 @@ lay_out() { # a1, folder, K: what a student gets
 
 write_out() { # a1, folder: the same, appears whole or not at all
     table_of "$1" > /dev/null
-    if [ -e "$2" ] && ! rmdir "$2" 2> /dev/null; then fail 2 "$2 is already there" "OUT is a new folder, so that nobody's work is lost"; fi
+    if [ -e "$2" ] && ! rmdir "$2" 2> /dev/null; then
+        fail 2 "$2 is already there" "OUT is a new folder, so that nobody's work is lost"
+    fi
     rm -rf "$2.tmp"
     lay_out "$1" "$2.tmp" "$(variant_of "$1")"
     mv "$2.tmp" "$2"
@@ -216,7 +219,11 @@ run_starter() { # the program: trains for a step on any text
 
 more_jobs() {
     for seed in 2 3 4 5 6; do job "seed.$seed" 0 $seed < "$source"; done
-    case $source in train_gpt2_dynmoe.c) wrong=test/wrong ;; train_vit_dynmoe.cu) wrong=test/wrong_vit ;; *) wrong=test/wrong_cuda ;; esac
+    case $source in
+        train_gpt2_dynmoe.c) wrong=test/wrong ;;
+        train_vit_dynmoe.cu) wrong=test/wrong_vit ;;
+        *) wrong=test/wrong_cuda ;;
+    esac
     spared=" $(line_of "$a" spares | tr '\n' ' ') "
     for f in "$wrong"/*.sed; do
         name=$(basename "$f" .sed) function=$(function_of "$f")

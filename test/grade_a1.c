@@ -68,7 +68,7 @@ GRADE(gate_ties) { // at the threshold
     GRADE_PASS();
 }
 
-static void grade_gate_on_random(float threshold, int fallback) { // thresholds keep a distance from the scores, as rounding may decide else
+static void grade_gate_on_random(float threshold, int fallback) { // no score too near to a threshold: rounding
     int N = grade_int(20, 30), C = grade_int(9, 17), E = grade_int(4, 7);
     float *x = grade_random((size_t)N * C, 2.0), *W = grade_random((size_t)E * C, 0.3), *G = grade_random(E, 0.1);
     int* mask = grade_out_int(E);
@@ -204,7 +204,8 @@ static void grade_experts_check(const int* n, int E, int C, int H) {
     int *offset = grade_out_int(E + 1), R = 0;
     for (int e = 0; e < E; e++) { offset[e] = R; R += n[e]; }
     offset[E] = R;
-    float *xr = grade_random((size_t)R * C, 1.0), *w1 = grade_random((size_t)E * H * C, 0.4), *b1 = grade_random((size_t)E * H, 0.3);
+    float *xr = grade_random((size_t)R * C, 1.0), *w1 = grade_random((size_t)E * H * C, 0.4);
+    float* b1 = grade_random((size_t)E * H, 0.3);
     float *w2 = grade_random((size_t)E * C * H, 0.3), *b2 = grade_random((size_t)E * C, 0.5), *out = grade_out((size_t)R * C);
     float *pre = grade_out((size_t)R * H), *act = grade_out((size_t)R * H);
     double *want = grade_doubles((size_t)R * C), *want_pre = grade_doubles((size_t)R * H), *want_act = grade_doubles((size_t)R * H);
