@@ -8,8 +8,8 @@
 #   dev/assignment.sh check [--quick] [A...]   are the assignments sound? One line a property, exit 1 if one fails
 # VARIANT=n picks for each assignment one of its small changes, test/variants/aA.K.sed; 0, the default, none.
 # An assignment is: docs/assignments/aA.txt (points), aA.md (handout), aA.hints.txt, test/grade_aA.c or .cu (tests). Lines of
-# aA.txt: `source FILE`, `needs FILE...` (goes along, too), `spares MUTANT...` (no test of these functions can see them),
-# `question function[+function] points [after question...]`. Folders under `needs` go with what is in them.
+# aA.txt: `source FILE`, `run ARGUMENTS` (reach the first hole), `needs FILE...` (go along; folders with what is in them),
+# `spares MUTANT...` (bugs that no test of these functions can see), `question function[+function] points [after question...]`.
 set -eu
 cd "$(dirname "$0")/.."
 docs=${ASSIGNMENTS:-docs/assignments}   # other places, when the check itself is tested
@@ -31,6 +31,7 @@ table_of() { # a1 -> its table
 assignments() { find "$docs" -name 'a[0-9]*.txt' ! -name '*.hints.txt' | sed 's|.*/||; s/\.txt$//' | sort; }
 line_of() { awk -v key="$2" '$1 == key { $1 = ""; print }' "$docs/$1.txt"; } # a1, key: what its table says there
 source_of() { line_of "$1" source | tr -d ' '; }
+file_of() { basename "$(source_of "$1")"; } # what a student's file is called
 questions_of() { awk '$1 ~ /^a[0-9]+\.q[0-9]+$/ { print $1 }' "$docs/$1.txt"; }
 variants_of() { find "$tests/variants" -name "$1.[0-9]*.sed" | wc -l | tr -d ' '; } # how many
 
@@ -55,17 +56,17 @@ handout() { # a1, K: the handout; what the variant changes stands where the line
 }
 
 lay_out() { # a1, folder, K: what a student gets
-    source=$(source_of "$1")
+    file=$(file_of "$1")
     mkdir -p "$2"
-    program_of "$1" "$3" > "$2/$source"
-    awk -f dev/starter.awk "$docs/$1.txt" "$2/$source" > "$2/starter.tmp" || exit 1
-    mv "$2/starter.tmp" "$2/$source"
+    program_of "$1" "$3" > "$2/$file"
+    awk -f dev/starter.awk "$docs/$1.txt" "$2/$file" > "$2/starter.tmp" || exit 1
+    mv "$2/starter.tmp" "$2/$file"
     cp "$tests"/grade_"$1".c* "$tests/grade.h" "$docs/$1.txt" "$docs/$1.hints.txt" "$docs/student/AGENTS.md" "$2/"
     handout "$1" "$3" > "$2/$1.md"
     # shellcheck disable=SC2046 # names
     for f in $(line_of "$1" needs); do cp -R "$f" "$2/"; done
-    sed "s/@A@/${1#a}/g; s/@SOURCE@/$source/g; s/@PROGRAM@/${source%.*}/g; s/@VARIANT@/$3/g" \
-        "$docs/student/Makefile.${source##*.}" > "$2/Makefile"
+    sed "s/@A@/${1#a}/g; s/@SOURCE@/$file/g; s/@PROGRAM@/${file%.*}/g; s/@VARIANT@/$3/g" \
+        "$docs/student/Makefile.${file##*.}" > "$2/Makefile"
 }
 
 write_out() { # a1, folder: the same, appears whole or not at all
@@ -85,7 +86,7 @@ grade() { # a1, the student's file
     dir=$(mktemp -d)
     trap 'rm -rf "$dir"' EXIT
     lay_out "$1" "$dir/a" "$(variant_of "$1")"
-    cp "$2" "$dir/a/$(source_of "$1")"
+    cp "$2" "$dir/a/$(file_of "$1")"
     if make -s -C "$dir/a" grade SEED="${SEED:-1}" JSON="${JSON:-}" SHOW="${SHOW:-}" 2> "$dir/said" > "$dir/score"; then
         cat "$dir/said" >&2
         cat "$dir/score"
@@ -106,8 +107,8 @@ solution() { # a1.q2
     table_of "${1%.*}" > /dev/null
     dir=$(mktemp -d)
     trap 'rm -rf "$dir"' EXIT
-    program_of "${1%.*}" "$(variant_of "${1%.*}")" > "$dir/$(source_of "${1%.*}")"
-    awk -v solution="$1" -f dev/starter.awk "$docs/${1%.*}.txt" "$dir/$(source_of "${1%.*}")"
+    program_of "${1%.*}" "$(variant_of "${1%.*}")" > "$dir/$(file_of "${1%.*}")"
+    awk -v solution="$1" -f dev/starter.awk "$docs/${1%.*}.txt" "$dir/$(file_of "${1%.*}")"
 }
 
 # ---- check -------------------------------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ lost() { # the questions that a score lost, on one line; or NOT GRADED
 
 check_table() { # a1
     awk -v a="$1" '
-        $1 ~ /^#/ || NF == 0 || $1 ~ /^(source|needs|spares)$/ { next }
+        $1 ~ /^#/ || NF == 0 || $1 ~ /^(source|run|needs|spares)$/ { next }
         $1 != a ".q" (n + 1) { print FILENAME ":" FNR ": question " $1 ", expected " a ".q" n + 1; next }
         { n++; id[$1] = 1 }
         $3 !~ /^[1-9][0-9]*$/ { print FILENAME ":" FNR ": points are not a number: " $3 }
@@ -170,7 +171,7 @@ expect() { # name, the questions that must be lost: a line if others are
 }
 
 check_one() { # a1
-    a=$1 source=$(source_of "$1") base=$dir/$1/base
+    a=$1 source=$(source_of "$1") file=$(file_of "$1") base=$dir/$1/base
     mkdir -p "$dir/$a"
     check_table "$a" > "$dir/$a/report"
     property "$a" "table, handout and hints agree" "$dir/$a/report" "$(questions_of "$a" | wc -l | tr -d ' ') questions"
@@ -183,15 +184,16 @@ check_one() { # a1
     : > "$dir/$a/report"
     make -C "$dir/$a/student" OPT=-O0 > "$dir/$a/said" 2>&1 || cat "$dir/$a/said" > "$dir/$a/report"
     ! grep -q warning "$dir/$a/said" || cat "$dir/$a/said" > "$dir/$a/report"
-    property "$a" "the starter compiles without a warning" "$dir/$a/report" "$source"
+    property "$a" "the starter compiles without a warning" "$dir/$a/report" "$file"
     status=0
-    (cd "$dir/$a/student" && run_starter "./${source%.*}") > "$dir/$a/said" 2>&1 || status=$?
-    if [ $status -eq 64 ] && grep -q "$source:[0-9]*: $a.q[0-9]* is not written yet" "$dir/$a/said"; then : > "$dir/$a/report"
+    # shellcheck disable=SC2046 # arguments
+    (cd "$dir/$a/student" && "./${file%.*}" $(line_of "$a" run)) > "$dir/$a/said" 2>&1 || status=$?
+    if [ $status -eq 64 ] && grep -q "$file:[0-9]*: $a.q[0-9]* is not written yet" "$dir/$a/said"; then : > "$dir/$a/report"
     else { echo "exit code $status, expected 64:"; tail -n 3 "$dir/$a/said"; } > "$dir/$a/report"; fi
     property "$a" "the starter runs up to its first hole, which names itself" "$dir/$a/report" "exit code 64"
 
     # everything that is to be scored, at once
-    job starter 0 1 < "$base/$source"
+    job starter 0 1 < "$base/$file"
     job reference 0 1 < "$source"
     for q in $(questions_of "$a"); do awk -v only="$q" -f dev/starter.awk "$docs/$a.txt" "$source" | job "without.$q" 0 1; done
     if [ -z "$quick" ]; then more_jobs; fi
@@ -210,19 +212,12 @@ check_one() { # a1
     if [ -z "$quick" ]; then more_results; fi
 }
 
-run_starter() { # the program: trains for a step on any text
-    case $1 in
-        *vit*) echo "no data" ;;
-        *) "$1" --data "$a.md" --steps 1 --batch 2 --context 16 --channels 16 --heads 2 --layers 2 --experts 4 --out out.tmp ;;
-    esac
-}
-
 more_jobs() {
     for seed in 2 3 4 5 6; do job "seed.$seed" 0 $seed < "$source"; done
     case $source in
-        train_gpt2_dynmoe.c) wrong=test/wrong ;;
-        train_vit_dynmoe.cu) wrong=test/wrong_vit ;;
-        *) wrong=test/wrong_cuda ;;
+        *.c) wrong=$tests/wrong ;;
+        *vit*) wrong=$tests/wrong_vit ;;
+        *) wrong=$tests/wrong_cuda ;;
     esac
     spared=" $(line_of "$a" spares | tr '\n' ' ') "
     for f in "$wrong"/*.sed; do
@@ -269,7 +264,7 @@ more_results() {
         ! cmp -s "$dir/$a/variant.$k.plain.src" "$dir/$a/variant.$k.solution.1.src" || echo "variant $k changes nothing"
         handout "$a" "$k" | grep -q 'one thing is different' || echo "$docs/$a.md has no line <!-- variant -->"
         awk -f dev/starter.awk "$docs/$a.txt" "$dir/$a/variant.$k.solution.1.src" > "$dir/$a/starter.tmp"
-        ! cmp -s "$dir/$a/starter.tmp" "$base/$source" || echo "variant $k: the comments of the starter do not say it"
+        ! cmp -s "$dir/$a/starter.tmp" "$base/$file" || echo "variant $k: the comments of the starter do not say it"
     done >> "$dir/$a/report"
     property "$a" "a variant: its solution scores full, the reference loses what the variant changes" "$dir/$a/report" \
         "$(variants_of "$a") variants, 3 seeds"
