@@ -186,8 +186,9 @@ check_one() { # a1
     ! grep -q warning "$dir/$a/said" || cat "$dir/$a/said" > "$dir/$a/report"
     property "$a" "the starter compiles without a warning" "$dir/$a/report" "$file"
     status=0
-    # shellcheck disable=SC2046 # arguments
-    (cd "$dir/$a/student" && "./${file%.*}" $(line_of "$a" run)) > "$dir/$a/said" 2>&1 || status=$?
+    run=$(line_of "$a" run)
+    # shellcheck disable=SC2086 # arguments
+    (cd "$dir/$a/student" && "./${file%.*}" $run) > "$dir/$a/said" 2>&1 || status=$?
     if [ $status -eq 64 ] && grep -q "$file:[0-9]*: $a.q[0-9]* is not written yet" "$dir/$a/said"; then : > "$dir/$a/report"
     else { echo "exit code $status, expected 64:"; tail -n 3 "$dir/$a/said"; } > "$dir/$a/report"; fi
     property "$a" "the starter runs up to its first hole, which names itself" "$dir/$a/report" "exit code 64"
