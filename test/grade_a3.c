@@ -208,6 +208,7 @@ GRADE(records_cleared) {
     GPT2 m;
     grade_model(&m, 3);
     grade_records(&m);
+    for (int l = 0; l < 3; l++) { m.layer[l].record_unrouted = 3 + l; m.layer[l].record_count[l] = 5; }
     gpt2_clear_records(&m);
     for (int l = 0; l < 3; l++) {
         Layer* a = &m.layer[l];
