@@ -7,9 +7,11 @@
 
 function code(line) { sub(/[ \t]*\/\/.*$/, "", line); sub(/[ \t]+$/, "", line); return line } # without a comment at the end
 
-function wanted(line,   n) { # the function that this line begins to define, if the table names it
-    for (n in id) { if (index(" " line, " " n "(") || index(line, "*" n "(")) { return n } }
-    return ""
+function wanted(line) { # the function that this line begins to define, if the table names it
+    gsub(/__attribute__\(\(.*\)\) |__launch_bounds__\([^)]*\) /, "", line)
+    sub(/\(.*/, "", line)
+    sub(/.*[ *]/, "", line)
+    return line in id ? line : ""
 }
 
 function hole(n,   todo) {
