@@ -24,12 +24,12 @@ result "it holds what a student needs and nothing else" $?
 alone() { env -i PATH="$PATH" make -s -C "$tmp/a1" "$@" > "$tmp/seen" 2>&1; }
 alone grade OPT=-O0 && grep -q '^SCORE 0/48$' "$tmp/seen" && [ "$(grep -c 'not written yet$' "$tmp/seen")" = 7 ]
 result "the grader runs there, without this project: 0 points, and every question says why" $?
-alone grade OPT=-O0 JSON=1 && grep -q '{"name": "a1.q7", "score": 0, "max_score": 7, "status": "failed", "output": "not written yet"}' \
-    "$tmp/seen" && tail -n 1 "$tmp/seen" | grep -q '"score": 0}'
+json='{"name": "a1.q7", "score": 0, "max_score": 7, "status": "failed", "output": "not written yet"}'
+alone grade OPT=-O0 JSON=1 && grep -q "$json" "$tmp/seen" && tail -n 1 "$tmp/seen" | grep -q '"score": 0}'
 result "JSON in Gradescope's layout" $?
 alone hint Q=a1.q3 && grep -q '^Hint a1.q3:' "$tmp/seen" && [ "$(grep -c '^Hint' "$tmp/seen")" = 1 ]
 result "one hint, and only that" $?
-{ grep -q 'one thing is different' "$tmp/a1/a1.md" && grep -q 'not divided by lengths' "$tmp/a1/train_gpt2_dynmoe.c"; } > "$tmp/seen" 2>&1
+grep -q 'one thing is different' "$tmp/a1/a1.md" && grep -q 'not divided by lengths' "$tmp/a1/train_gpt2_dynmoe.c"
 result "the variant stands in the handout and in the starter" $?
 dev/assignment.sh make 1 "$tmp/a1" > "$tmp/seen" 2>&1
 [ $? -eq 2 ] && grep -q 'already there' "$tmp/seen"
@@ -101,7 +101,7 @@ int main(int argc, char** argv) {
 }
 END
     printf '# returns x\n/^int twice(/,/^}/ s~2 \\* x;~x;~\n' > "$tmp/tiny/test/wrong/twice_once.sed"
-    printf '# changes a1.q1\n# Not twice but thrice.\n/^int twice(/,/^}/ s~returns 2 x~returns 3 x~\n/^int twice(/,/^}/ s~2 \\* x;~3 * x;~\n' \
+    printf '# changes a1.q1\n# Not twice but thrice.\n/^int twice(/,/^}/ { s~returns 2 x~returns 3 x~; s~2 \\* x;~3 * x;~; }\n' \
         > "$tmp/tiny/test/variants/a1.1.sed"
 }
 change() { # file in $tmp/tiny, sed command
@@ -142,7 +142,7 @@ if [ "${1-}" = --all ]; then
     result "and a variant's rule" $?
     tiny; change test/grade.h 's/grade.pass_code = 100 + random % 27;/grade.pass_code = 0;/'
     breaks "a grader that takes exit(0) for success" "exit(0)"
-    tiny; change test/grade_a1.c 's/int x = grade_int(1, 9);/int x = grade_int(1, 9); if (grade.seed == 4) { x = -1 - twice(1); }/; s/twice(x) == /x > 0 \&\& twice(x) == /'
+    tiny; change test/grade_a1.c 's/twice(x) == /grade.seed != 4 \&\& twice(x) == /'
     breaks "a test that fails with another seed" "other seeds"
 fi
 
