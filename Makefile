@@ -26,7 +26,7 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot test test-programs \
         test-scripts test-builds test-unit test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants \
         mutants-cuda fixture fixture-vit fixture-cuda fixtures-again check-style docs-flags docs-links docs-examples \
-        pictures view test-view clean FORCE
+        pictures view test-view assignment course grade hint solution assignments-check clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
@@ -391,6 +391,29 @@ mutants: ## one-line bugs in all three programs: each must make a test or a fixt
 	dev/mutants.sh --vit
 mutants-cuda: ## those of the CUDA program alone, run without a GPU: the sample, or with ALL=1 the whole set
 	dev/mutants.sh $(if $(filter 1,$(ALL)),--cuda,--cuda-sample)
+
+# ---- assignments: docs/assignments/README.md --------------------------------------------------------------------------
+
+# what the next targets take: A=1 a number, Q=a1.q2 a question, SRC=file, OUT=dir; VARIANT=n SEED=n JSON=1 SHOW=1
+ASSIGNMENT = CC='$(CC)' VARIANT=$(VARIANT) SEED=$(SEED) JSON=$(JSON) SHOW=$(SHOW) dev/assignment.sh
+VARIANT ?= 0
+SEED ?= 1
+need_out = $(if $(filter file,$(origin OUT)),@echo "OUT=folder says where to"; exit 2)
+assignment: ## what a student gets: A=1 OUT=dir
+	$(need_out)
+	@$(ASSIGNMENT) make "$(A)" "$(OUT)"
+course: ## all assignments: OUT=dir VARIANT=7 (0: none), see docs/assignments/README.md
+	$(need_out)
+	@$(ASSIGNMENT) course "$(OUT)"
+grade: ## score a student's file: A=1 SRC=file [SEED=7 VARIANT=7 JSON=1]
+	@$(ASSIGNMENT) grade "$(A)" "$(SRC)"
+hint: ## a hint for one question: Q=a1.q2
+	@$(ASSIGNMENT) hint "$(Q)"
+solution: ## the reference functions of a question: Q=a1.q2
+	@$(ASSIGNMENT) solution "$(Q)"
+assignments-check: ## are starters, graders, variants and tables of points sound? (minutes; A=1 for one)
+	$(ASSIGNMENT) check $(if $(A),a$(A))
+	$(if $(A),,sh test/test_assignments.sh --all)
 
 # ---- upkeep -----------------------------------------------------------------------------------------------------------
 
