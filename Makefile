@@ -26,7 +26,7 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot test test-programs \
         test-scripts test-builds test-unit test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants \
         mutants-cuda fixture fixture-vit fixture-cuda fixtures-again check-style docs-flags docs-links docs-examples \
-        pictures view test-view assignment course grade hint solution assignments-check clean FORCE
+        pictures view test-view assignment course grade hint solution assignments-check ladder clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
@@ -292,6 +292,7 @@ shortly = said=$$($(1) 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail
 
 test: test-programs check-style test-scripts test-builds fixture fixture-vit test-unit test-sanitize test-fuzz ## run all tests
 	$(MAKE) test-cuda CUDA_ON_CPU=1
+	CUDA_ON_CPU=1 dev/cuda/ladder.sh routing
 	dev/cuda_on_cpu/test/run.sh --quick
 	@echo "Passed: style guards, $(words $(SCRIPTS)) scripts, builds with $(COMPILERS)$(if $(CXX), and $(CXX) as C++11)," \
 	    "without BLAS, without OpenMP; $(words $(FIXTURES)) fixtures; $(words $(TESTS)) test programs, at -O3 and" \
@@ -360,6 +361,9 @@ test-cuda: test/test_cuda test/test_cuda_vit test/fixture_cuda test/fixture_vit_
 fixture-cuda: test/fixture_cuda ## fixtures through the CUDA program: all, or FIXTURE=file
 	$(if $(FIXTURE),test/fixture_cuda $(FIXTURE),@for f in $(FIXTURES); do $(call shortly,test/fixture_cuda $$f); done)
 
+ladder: ## check every rung of the kernel ladders of dev/cuda, and time them where there is a GPU (docs/cuda.md)
+	CUDA_ON_CPU=$(CUDA_ON_CPU) NVCC=$(NVCC) COMMIT=$(COMMIT) dev/cuda/ladder.sh $(ARGS)
+
 # Bits must not depend on the order in which threads and blocks run, and no access may race or go astray.
 test-long: ## the CUDA source on the CPU in other orders and with its accesses checked; the emulation's own tests (minutes)
 	$(MAKE) CUDA_ON_CPU=1 test/test_cuda test/test_cuda_vit
@@ -372,6 +376,8 @@ test-long: ## the CUDA source on the CPU in other orders and with its accesses c
 	test/test_cuda_vit_check
 	$(MAKE) CUDA_ON_CPU=1 all data train_gpt2_dynmoe_cu
 	sh test/train_both.sh
+	CUDA_ON_CPU=1 dev/cuda/ladder.sh
+	dev/cuda/ladder.sh --check
 	dev/cuda_on_cpu/test/run.sh
 	$(MAKE) ptxas
 
@@ -438,7 +444,7 @@ clean: ## remove what was built and generated, but no training results
 	    test/fixture test/fixture_no_blas test/fixture_no_openmp test/fixture_cuda test/fixture_vit test/fixture_vit_cuda \
 	    test/test_cuda test/test_cuda_check test/test_cuda_vit test/test_cuda_vit_check test/fuzz test/fuzz_tokenize \
 	    test/fuzz_vit .cuda.tmp
-	rm -rf cudacpu.tmp test/cudacpu.tmp dev/cuda_on_cpu/test/out.tmp
+	rm -rf dev/cuda/build.tmp cudacpu.tmp test/cudacpu.tmp dev/cuda_on_cpu/test/out.tmp
 	rm -f $(TESTS) $(TESTS:=_sanitize) .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt \
 	    data/languages_val.truth data/shapes_train.bin data/shapes_val.bin data/shapes_val.truth
 	@echo "removed what was built; training results in $(OUT)/ are still there"

@@ -239,6 +239,20 @@ mkdir -p test/fixtures_vit
 head -c 1571865 /dev/zero > test/fixtures_vit/large.safetensors
 catches "fixtures over 1.5 MiB" "test/fixtures_vit/large.safetensors:1: all fixtures take 1572865 bytes" "smaller"
 
+# the kernels of the CUDA programs and docs/cuda.md
+with_kernels() {
+    printf '__global__ void add_kernel(float* x) { x[0]++; }\n' >> train_gpt2_dynmoe.cu
+    printf '# Kernels\n`add_kernel` adds.\n' > docs/cuda.md
+}
+with_kernels
+accepts "every kernel is named"
+with_kernels
+echo 'Nothing.' > docs/cuda.md
+catches "a kernel that docs/cuda.md does not name" "train_gpt2_dynmoe.cu:9: kernel add_kernel is not in docs/cuda.md" "say there"
+with_kernels
+echo 'And `sub_kernel` too.' >> docs/cuda.md
+catches "a kernel that is not there" "docs/cuda.md:3: no CUDA program has the kernel sub_kernel" "remove"
+
 # in a clone, git says which files are the project's
 if command -v git > /dev/null; then
     unset GIT_DIR
