@@ -80,7 +80,8 @@ shows "a log that is being written" grown
 check "it says so" grep -q '^grown: the last line of grown/log.jsonl is not whole' said
 has grown 'is training still writing it?'
 rows grown '^\[[0-9]*,[0-9.]*,1.5,' 20
-{ start; for broken in '{"type":' '[1]' '{"type":"step"}' '{"type":"step","step":-1,"loss":1}' '{"type":"val","step":1,"loss":NaN}' \
+{ start
+  for broken in '{"type":' '[1]' '{"type":"step"}' '{"type":"step","step":-1,"loss":1}' '{"type":"val","step":1,"loss":nan}' \
     '{"type":"step","step":1,"loss":1,"layers":[{"layer":0}]}' '{"type":"step","step":1,"loss":1,"layers":7}' 'x'; do
     printf '%s\n' "$broken"; done
   records 10 50 10 1; printf '{"type":"step","step":60,"loss":1,"lay'; start | sed 's/abc1234/def5678/'
