@@ -52,7 +52,8 @@ handout() { # a1, K: the handout; what the variant changes stands where the line
         { printf "**In this course one thing is different.**"
           while ((getline line < changes) > 0) {
               if (line ~ /^# / && line !~ /^# changes /) { sub(/^#/, "", line); printf "%s", line } }
-          print "\nThe comments in the starter say it, too; where this handout or a hint says otherwise, they are right." }' "$docs/$1.md"
+          print "\nThe comments in the starter say it, too; where this handout or a hint says otherwise, they are right." }' \
+        "$docs/$1.md"
 }
 
 lay_out() { # a1, folder, K: what a student gets

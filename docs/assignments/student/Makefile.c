@@ -21,7 +21,8 @@ all:
 
 # the grader includes the program, so what it prints about unused functions means nothing
 grade:
-	@$(CC) $(if $(filter file,$(origin OPT)),-O1,$(OPT)) -g -I. $(WARN) -Wno-error $(OMP) -DVARIANT=@VARIANT@ -DSRC='"$(SRC)"' grade_a@A@.c -o grade_a@A@ $(CHECK) -lm
+	@$(CC) $(if $(filter file,$(origin OPT)),-O1,$(OPT)) -g -I. $(WARN) -Wno-error $(OMP) -DVARIANT=@VARIANT@ \
+	    -DSRC='"$(SRC)"' grade_a@A@.c -o grade_a@A@ $(CHECK) -lm
 	@./grade_a@A@ --seed $(SEED) $(if $(JSON),--json) $(if $(SHOW),--show) a@A@.txt || test $$? = 1
 
 hint:
