@@ -23,9 +23,10 @@ export GOMP_SPINCOUNT
 # Built-in rules would make dev/x out of dev/x.sh.
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot test test-programs test-scripts \
-        test-builds test-unit test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants mutants-cuda fixture fixture-vit \
-        fixture-cuda fixtures-again ladder check-style docs-flags docs-links clean FORCE
+.PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot test test-programs \
+        test-scripts test-builds test-unit test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants \
+        mutants-cuda fixture fixture-vit fixture-cuda fixtures-again check-style docs-flags docs-links docs-examples \
+        pictures view test-view assignment course grade hint solution assignments-check ladder clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
@@ -119,7 +120,7 @@ CFLAGS := $(BASE) $(USE_OMP) $(USE_BLAS)
 LIBS := $(filter-out -I% -D%,$(BLAS_LIBS)) -lm
 COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
 
-TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges dev/skeleton
+TOOLS := dev/specialisation dev/logits dev/stats dev/colour dev/alarms dev/edges dev/skeleton dev/walk dev/view
 SCRIPTS := $(wildcard test/test_*.sh)
 TESTS := $(patsubst %.c,%,$(wildcard test/test_*.c))
 SOURCES := train_gpt2_dynmoe.c $(wildcard data/*.c dev/*.c)
@@ -236,6 +237,7 @@ data-vit: data/shapes_train.bin data/shapes_val.bin ## generate pictures of eigh
 # which program trains: the C one, or with CUDA=1 or CUDA_ON_CPU=1 the CUDA one
 PROGRAM := train_gpt2_dynmoe$(if $(filter 1,$(CUDA) $(CUDA_ON_CPU)),_cu)
 
+train train-vit: dev/view
 train: $(PROGRAM) dev/specialisation dev/alarms data ## train the default model, then show which expert serves which language
 	@mkdir -p $(OUT)/untrained
 	./$(PROGRAM) $(DATA) --out $(OUT) --steps $(STEPS) --dump-routing $(OUT)/routing.safetensors $(ARGS)
@@ -243,6 +245,7 @@ train: $(PROGRAM) dev/specialisation dev/alarms data ## train the default model,
 	@./$(PROGRAM) $(DATA) $(ARGS) --out $(OUT)/untrained --steps 0 --dump-routing $(OUT)/untrained.safetensors \
 	    > $(OUT)/untrained/output.txt 2>&1 || { cat $(OUT)/untrained/output.txt; exit 1; }
 	dev/specialisation data/languages_val.truth $(OUT)/routing.safetensors $(OUT)/untrained.safetensors
+	-@dev/view $(OUT)
 	@dev/alarms $(OUT)/log.jsonl
 	@echo "trained $(STEPS) steps: the model, its log and its routing are in $(OUT)/"
 
@@ -256,6 +259,7 @@ train-vit: train_vit_dynmoe dev/edges dev/alarms data-vit ## train the vision mo
 	    --dump-routing $(VIT_OUT)/untrained.safetensors > $(VIT_OUT)/untrained/output.txt 2>&1 || \
 	    { cat $(VIT_OUT)/untrained/output.txt; exit 1; }
 	dev/edges data/shapes_val.truth $(VIT_OUT)/routing.safetensors $(VIT_OUT)/untrained.safetensors
+	-@dev/view $(VIT_OUT)
 	@dev/alarms $(VIT_OUT)/log.jsonl
 
 ablation: train_gpt2_dynmoe data ## train variants of the model beside each other (hours; dev/ablation.sh says which)
@@ -271,6 +275,11 @@ bench-peer: $(patsubst %.c,%,$(wildcard dev/bench.c)) dev/skeleton ## a training
 
 plot: ## draw the runs in OUT (several with OUT="out out2"): loss, experts, load, k, languages (needs dev/setup.sh --oracle)
 	$(or $(PYTHON),python3) dev/plot.py $(OUT)
+view: dev/view ## write OUT/view.html, a page to look at the runs in OUT with: curves, experts, load, each token's experts
+	dev/view $(OUT) $(ARGS)
+
+pictures: all ## draw the pictures of docs/ from the run in OUT (needs make train and dev/setup.sh --oracle)
+	$(or $(PYTHON),python3) dev/pictures.py $(OUT)
 
 # ---- tests: `make test` runs all, each part has its own target --------------------------------------------------------
 
@@ -376,6 +385,10 @@ test-long: ## the CUDA source on the CPU in other orders and with its accesses c
 ptxas: ## registers and spills of every kernel, ARGS=--mix its instructions (needs nvcc, no GPU)
 	NVCC=$(NVCC) FLAGS="$(NVCC_FLAGS)" dev/ptxas_check.sh $(ARGS)
 
+test-view: all ## the page of dev/view in headless Chromium (after dev/setup.sh --view; a minute)
+	$(MAKE) CUDA_ON_CPU=1 train_vit_dynmoe
+	sh test/view_check.sh $(SHOTS)
+
 valgrind: ## short runs under valgrind, if it is installed (a minute)
 	sh test/valgrind.sh
 
@@ -385,6 +398,29 @@ mutants: ## one-line bugs in all three programs: each must make a test or a fixt
 	dev/mutants.sh --vit
 mutants-cuda: ## those of the CUDA program alone, run without a GPU: the sample, or with ALL=1 the whole set
 	dev/mutants.sh $(if $(filter 1,$(ALL)),--cuda,--cuda-sample)
+
+# ---- assignments: docs/assignments/README.md --------------------------------------------------------------------------
+
+# what the next targets take: A=1 a number, Q=a1.q2 a question, SRC=file, OUT=dir; VARIANT=n SEED=n JSON=1 SHOW=1
+ASSIGNMENT = CC='$(CC)' VARIANT=$(VARIANT) SEED=$(SEED) JSON=$(JSON) SHOW=$(SHOW) dev/assignment.sh
+VARIANT ?= 0
+SEED ?= 1
+need_out = $(if $(filter file,$(origin OUT)),@echo "OUT=folder says where to"; exit 2)
+assignment: ## what a student gets: A=1 OUT=dir
+	$(need_out)
+	@$(ASSIGNMENT) make "$(A)" "$(OUT)"
+course: ## all assignments: OUT=dir VARIANT=7 (0: none), see docs/assignments/README.md
+	$(need_out)
+	@$(ASSIGNMENT) course "$(OUT)"
+grade: ## score a student's file: A=1 SRC=file [SEED=7 VARIANT=7 JSON=1]
+	@$(ASSIGNMENT) grade "$(A)" "$(SRC)"
+hint: ## a hint for one question: Q=a1.q2
+	@$(ASSIGNMENT) hint "$(Q)"
+solution: ## the reference functions of a question: Q=a1.q2
+	@$(ASSIGNMENT) solution "$(Q)"
+assignments-check: ## are starters, graders, variants and tables of points sound? (minutes; A=1 for one)
+	$(ASSIGNMENT) check $(if $(A),a$(A))
+	$(if $(A),,sh test/test_assignments.sh --all)
 
 # ---- upkeep -----------------------------------------------------------------------------------------------------------
 
@@ -396,6 +432,9 @@ docs-flags: train_gpt2_dynmoe ## write what --help prints into docs/flags.md
 
 docs-links: ## point the links `file:line name` in the docs at where the names stand now
 	dev/check_style.sh --write-links
+
+docs-examples: dev/walk ## write what dev/walk prints into docs/walkthrough.md
+	@set -e; for n in $$(dev/walk --list); do dev/walk $$n | python3 dev/markers.py docs/walkthrough.md walk-$$n; done
 
 fixtures-again: ## compute the fixtures again (needs dev/setup.sh --oracle)
 	$(or $(PYTHON),python3) dev/dynmoe.py fixtures

@@ -269,14 +269,15 @@ kernels() {
     awk '
         FILENAME != "docs/cuda.md" {
             if (/^__global__ void [a-z_0-9A-Z]+\(/) {
-                name = $3; sub(/\(.*/, "", name); if (!(name in at)) at[name] = FILENAME ":" FNR }
+                name = $3; sub(/\(.*/, "", name)
+                if (!(name in at)) at[name] = FILENAME ":" FNR }
             next }
         { rest = $0
           while (match(rest, /[A-Za-z0-9_]+_kernel[^A-Za-z0-9_]/)) {
               name = substr(rest, RSTART, RLENGTH - 1); rest = substr(rest, RSTART + RLENGTH - 1); told[name] = 1
               if (!(name in at)) print "docs/cuda.md:" FNR ": no CUDA program has the kernel " name "; mend or remove it" } }
-        END { for (name in at) if (!(name in told)) {
-                print at[name] ": kernel " name " is not in docs/cuda.md; say there what it does" } }
+        END { for (name in at) if (!(name in told))
+            print at[name] ": kernel " name " is not in docs/cuda.md; say there what it does" }
     ' train_gpt2_dynmoe.cu train_vit_dynmoe.cu docs/cuda.md
 }
 
@@ -307,8 +308,8 @@ case ${1:-} in
     *) sed -n '2,7s/^# *//p' "$0" >&2; exit 2 ;;
 esac
 
-{ own_includes; line_budgets; twins; stale_links; equations; kernels; flags; plain_ascii; forbidden_words
-    fixture_size; } > "$tmp/report"
+{ own_includes; line_budgets; twins; stale_links; equations; kernels; flags
+  plain_ascii; forbidden_words; fixture_size; } > "$tmp/report"
 cat "$tmp/report"
 if [ -s "$tmp/report" ]; then
     echo "check-style: $(wc -l < "$tmp/report" | tr -d ' ') violations"

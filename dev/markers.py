@@ -4,7 +4,8 @@ Tables that a script writes into a page: what stands between two lines of the pa
     <!-- NAME:begin -->
     <!-- NAME:end -->
 
-is replaced, the rest stays. The new page appears complete or not at all. Scripts import this; it does nothing by itself.
+is replaced, the rest stays. The new page appears complete or not at all. Scripts import this. Alone it writes what it reads into a
+page, as a block of plain text: dev/walk gate | python3 dev/markers.py PAGE NAME
 """
 import os
 import sys
@@ -31,3 +32,10 @@ def write_between(path, name, text):
         os.replace(path + ".tmp", path)
     except OSError as e:
         die("%s: %s" % (path, e.strerror), "a text file with the markers, which may be written")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.stderr.write("markers.py: PAGE and NAME\n---> HINT: make docs-examples shows how\n")
+        sys.exit(2)
+    write_between(sys.argv[1], sys.argv[2], "```\n" + sys.stdin.read() + "```\n")

@@ -64,7 +64,7 @@ def parse(line):
     r = json.loads(line)
     if r["type"] == "run":
         return "run", 0, {"parameters": format(int(r["parameters"]), ","), "commit": r["commit"], "machine": r["machine"],
-                          "unit": "picture" if str(r.get("program")).startswith("train_vit") else
+                          "flags": r["flags"], "unit": "picture" if str(r.get("program")).startswith("train_vit") else
                                   "token" if str(r["flags"]["data"]).endswith(".bin") else "byte"}
     if r["type"] not in ("step", "val", "event"):
         return "other", 0, None
@@ -521,4 +521,5 @@ def main():
         fail(1, "is there room, and permission? --out DIR writes elsewhere", "%s: %s" % (e.filename or folder, e.strerror))
     print("%s: %s" % (folder, " ".join(done)))
 
-main()
+if __name__ == "__main__":  # dev/pictures.py reads runs with it too
+    main()

@@ -7,10 +7,11 @@ cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'END'
-usage: dev/setup.sh [--oracle] [--peer] [--help]
+usage: dev/setup.sh [--oracle] [--view] [--peer] [--help]
   Installs a C compiler, make, pkg-config, OpenBLAS (the variant with OpenMP), Check, g++, clang, curl and wget, where missing.
   Debian and Ubuntu: with apt-get, as root or through sudo. Fedora, Arch, macOS: prints the line to run.
   --oracle  also python3 with torch, numpy, matplotlib and Pillow, for dev/dynmoe.py, the plots and dev/images.py
+  --view    also python3, chromium and its driver, for make test-view
   --peer    only this: the newest PyTorch, into the folder out_peer_venv, for dev/bench_peer.sh (half a gigabyte to download)
   --help    this text
 END
@@ -22,10 +23,11 @@ fail() { # message, hint
     exit 1
 }
 
-oracle=no peer=no
+oracle=no view=no peer=no
 for arg in "$@"; do
     case $arg in
         --oracle) oracle=yes ;;
+        --view) view=yes ;;
         --peer) peer=yes ;;
         --help|-h) usage; exit 0 ;;
         *) usage >&2; fail "unknown option: $arg" "dev/setup.sh without options is what most people need" ;;
@@ -93,6 +95,11 @@ look() {
     if [ $oracle = yes ]; then
         if found "torch"; then there="$there, torch"; else missing="$missing torch"; fi
     fi
+    if [ $view = yes ]; then
+        for tool in python3 chromium chromedriver; do
+            if command -v $tool > /dev/null; then there="$there, $tool"; else missing="$missing $tool"; fi
+        done
+    fi
     there=${there#, } missing=${missing# }
 }
 
@@ -107,6 +114,7 @@ package_of() {
         pacman-g++|brew-g++) echo gcc ;;
         brew-clang++) echo llvm ;;
         apt-openblas) echo libopenblas-openmp-dev ;;
+        apt-chromedriver) echo chromium-driver ;;
         apt-torch) echo python3-torch python3-numpy python3-matplotlib python3-pil ;;
         dnf-compiler|pacman-compiler) echo gcc ;;
         dnf-pkg-config) echo pkgconf-pkg-config ;;
@@ -114,6 +122,8 @@ package_of() {
         dnf-check) echo check-devel ;;
         dnf-torch) echo python3-torch python3-numpy python3-matplotlib python3-pillow ;;
         pacman-pkg-config|brew-pkg-config) echo pkgconf ;;
+        pacman-chromedriver) echo chromium ;;
+        pacman-python3) echo python ;;
         pacman-openblas) echo openblas blas-openblas ;;
         pacman-torch) echo python-pytorch python-numpy python-matplotlib python-pillow ;;
         brew-compiler) echo gcc ;;
