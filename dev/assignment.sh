@@ -233,9 +233,10 @@ more_jobs() {
     # what goes badly wrong, in a question that no other needs
     victim=$(awk '$1 ~ /\.q/ { id[++n] = $1; for (i = 5; i <= NF; i++) needed[$i] = 1 }
         END { for (i = n; i > 0; i--) if (!(id[i] in needed)) { print id[i]; exit } }' "$docs/$a.txt")
+    n=0
     for body in 'exit(0);' '_exit(0);' 'abort();' '*(volatile int*)0 = 1;' 'for (volatile int i = 0;; ) { (void)i; }' \
         'for (;;) { printf("{\\"score\\": 100}"); }'; do
-        n=$((${n:-0} + 1))
+        n=$((n + 1))
         awk -v only="$victim" -v body="$body" -f dev/starter.awk "$docs/$a.txt" "$source" | job "bad.$n" 0 1
     done
     for k in $(seq 1 "$(variants_of "$a")"); do
