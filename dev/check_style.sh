@@ -171,6 +171,26 @@ write_links() {
     done
 }
 
+# Every kernel of the CUDA programs is named in docs/cuda.md, and what is called ..._kernel there is one of them.
+kernels_named() {
+    set --
+    for f in train_gpt2_dynmoe.cu train_vit_dynmoe.cu docs/cuda.md; do [ ! -f "$f" ] || set -- "$@" "$f"; done
+    awk '
+        FILENAME ~ /\.cu$/ && /^(template.*> *)?__global__ / {
+            text = $0; sub(/.*__global__ /, "", text); sub(/__launch_bounds__\([^)]*\)/, "", text)
+            if (match(text, /[A-Za-z_0-9]+\(/)) { name = substr(text, RSTART, RLENGTH - 1)
+                if (!(name in at)) { at[name] = FILENAME ":" FNR; list[++n] = name } } }
+        FILENAME ~ /\.md$/ && /^[ \t]*```/ { fence = !fence }
+        FILENAME ~ /\.md$/ && !fence { rest = $0
+            while (match(rest, /[A-Za-z_][A-Za-z_0-9]*/)) {
+                name = substr(rest, RSTART, RLENGTH); rest = substr(rest, RSTART + RLENGTH); named[name] = 1
+                if (name ~ /._kernel$/ && !(name in at)) {
+                    print FILENAME ":" FNR ": no program has a kernel " name "; mend the name" } } }
+        END { for (i = 1; i <= n; i++) if (!(list[i] in named)) {
+            print at[list[i]] ": kernel " list[i] " is not in docs/cuda.md; add a row in dev/kernels.py, run: make docs-kernels" } }
+        ' "$@"
+}
+
 # The help of a program stands in docs/flags.md in the first ``` fence after the heading with its command.
 flags() {
     for program in $built; do
@@ -237,7 +257,8 @@ case ${1:-} in
     *) sed -n '2,7s/^# *//p' "$0" >&2; exit 2 ;;
 esac
 
-{ own_includes; line_budgets; twins; stale_links; flags; plain_ascii; forbidden_words; fixture_size; } > "$tmp/report"
+{ own_includes; line_budgets; twins; stale_links; kernels_named; flags; plain_ascii; forbidden_words
+    fixture_size; } > "$tmp/report"
 cat "$tmp/report"
 if [ -s "$tmp/report" ]; then
     echo "check-style: $(wc -l < "$tmp/report" | tr -d ' ') violations"

@@ -154,6 +154,20 @@ if grep -q '`train_gpt2_dynmoe.c:5 twice` and `train_gpt2_dynmoe.c:10 main`' REA
 result "stale links are rewritten" $good
 accepts "and then they are right"
 
+# kernels
+add_kernel() { printf 'template <typename X>\n__global__ void twice_kernel(X* out) { *out *= 2; }\n' >> "$1"; }
+add_kernel train_gpt2_dynmoe.cu
+catches "kernel, and no docs" "train_gpt2_dynmoe.cu:11: kernel twice_kernel is not in docs/cuda.md" "make docs-kernels"
+add_kernel train_vit_dynmoe.cu
+printf 'twice_kernels and\n```\ntwice_kernel\n```\n' > docs/cuda.md
+catches "kernel that the docs do not name" "train_vit_dynmoe.cu:4: kernel twice_kernel is not in docs/cuda.md" "add a row"
+add_kernel train_gpt2_dynmoe.cu
+printf '__global__ void half(int* x) { *x /= 2; }\n' >> train_vit_dynmoe.cu
+printf '`twice_kernel<float>`, half\n' > docs/cuda.md
+accepts "every kernel is named, one for both programs"
+printf 'see\n`once_kernel`\n' > docs/cuda.md
+catches "docs of a kernel that is gone" "docs/cuda.md:2: no program has a kernel once_kernel" "mend the name"
+
 # flags
 sed -i.tmp 's/how long/how many/' train_gpt2_dynmoe
 catches "help changed" "docs/flags.md:8: --help says here:   -n, --steps N  how many" "make docs-flags"
