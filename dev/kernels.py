@@ -126,9 +126,9 @@ KERNELS = [
         ("classifier_kernel", "classifier", "one warp per picture, lanes stride over classes", "s B classes + 12 B",
          "s B classes + 4 B", "15 B classes", "latency", "0", {}),
         ("head_bias_kernel", "head_bias", "one warp per class, lanes stride over pictures", "s B classes + 4 classes", "4 classes",
-         "B classes", "latency", "0", {}),
-        ("ema_kernel", "ema", EACH, "8 P", "4 P", "4 P", "bytes", "0", {}),
-        ("swap_kernel", "swap", EACH, "8 P", "8 P", "0", "bytes", "0", {}),
+         "B classes", "latency", "-4 classes", {}),
+        ("ema_kernel", "ema", EACH, "8 P", "4 P", "4 P", "bytes", "-4 P", {}),
+        ("swap_kernel", "swap", EACH, "8 P", "8 P", "0", "bytes", "-8 P", {}),
     ]),
 ]
 
