@@ -26,7 +26,8 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot test test-programs \
         test-scripts test-builds test-unit test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants \
         mutants-cuda fixture fixture-vit fixture-cuda fixtures-again check-style docs-flags docs-links docs-examples \
-        pictures view test-view assignment course grade hint solution assignments-check ladder clean FORCE
+        pictures view test-view assignment course grade hint solution assignments-check ladder kernels docs-kernels \
+        clean FORCE
 
 help:
 	@echo "DynMoE in plain C. Targets:"
@@ -188,6 +189,8 @@ test/test_cuda test/test_cuda_vit: train_gpt2_dynmoe.c test/cuda_compare.h test/
 	$(CUDA_CC) $(CUDA_TEST_FLAGS) -o $@ $(filter test/%.cu,$^) $(CUDA_LIBS) $(CUDA_TEST_LIBS) $(filter -l%,$(CHECK)) -lpthread
 test/test_cuda_check test/test_cuda_vit_check: train_gpt2_dynmoe.c test/cuda_compare.h test/cuda_reference.h $(CUDACPU_FILES)
 	$(CUDACPU) --check $(CUDA_TEST_FLAGS) -o $@ $(filter test/%.cu,$^) $(LIBS) $(filter -l%,$(CHECK)) -lpthread
+dev/kernels_gpt2 dev/kernels_vit: dev/kernels.cu train_gpt2_dynmoe.cu train_vit_dynmoe.cu $(CUDACPU_FILES)
+	$(CUDACPU) --check -O1 $(if $(filter %_vit,$@),-DVIT) -o $@ $<
 
 # dev/bench has a clock at the functions of the program, but not in the small ones that loops call
 CLOCKS = $(eval CLOCKS := $(call first_that_runs,,int main(void) { return 0; },"-finstrument-functions \
@@ -374,6 +377,7 @@ test-long: ## the CUDA source on the CPU in other orders and with its accesses c
 	$(MAKE) CUDA_ON_CPU=1 test/test_cuda_check test/test_cuda_vit_check
 	test/test_cuda_check
 	test/test_cuda_vit_check
+	$(MAKE) kernels
 	$(MAKE) CUDA_ON_CPU=1 all data train_gpt2_dynmoe_cu
 	sh test/train_both.sh
 	CUDA_ON_CPU=1 dev/cuda/ladder.sh
@@ -381,6 +385,10 @@ test-long: ## the CUDA source on the CPU in other orders and with its accesses c
 	NVCC=$(NVCC) FLAGS="-O3 -std=c++17 -Werror all-warnings" dev/ptxas_check.sh $(wildcard dev/cuda/*.cu)
 	dev/cuda_on_cpu/test/run.sh
 	$(MAKE) ptxas
+
+kernels: dev/kernels_gpt2 dev/kernels_vit ## bytes of every kernel, counted by the emulation, against the formulas of docs/cuda.md
+	python3 dev/kernels.py --count dev/kernels_gpt2
+	python3 dev/kernels.py --count dev/kernels_vit --vit
 
 ptxas: ## registers and spills of every kernel, ARGS=--mix its instructions (needs nvcc, no GPU)
 	NVCC=$(NVCC) FLAGS="$(NVCC_FLAGS)" dev/ptxas_check.sh $(ARGS)
@@ -430,6 +438,9 @@ check-style: train_gpt2_dynmoe ## check what the programs and the docs promise (
 docs-flags: train_gpt2_dynmoe ## write what --help prints into docs/flags.md
 	dev/check_style.sh --write-flags
 
+docs-kernels: ## write the tables of docs/cuda.md: what each kernel reads, writes and computes
+	python3 dev/kernels.py --into docs/cuda.md
+
 docs-links: ## point the links `file:line name` in the docs at where the names stand now
 	dev/check_style.sh --write-links
 
@@ -442,6 +453,7 @@ fixtures-again: ## compute the fixtures again (needs dev/setup.sh --oracle)
 
 clean: ## remove what was built and generated, but no training results
 	rm -f train_gpt2_dynmoe train_gpt2_dynmoe_cu train_vit_dynmoe data/languages data/tokenize data/shapes $(TOOLS) \
+	    dev/kernels_gpt2 dev/kernels_vit \
 	    test/fixture test/fixture_no_blas test/fixture_no_openmp test/fixture_cuda test/fixture_vit test/fixture_vit_cuda \
 	    test/test_cuda test/test_cuda_check test/test_cuda_vit test/test_cuda_vit_check test/fuzz test/fuzz_tokenize \
 	    test/fuzz_vit .cuda.tmp

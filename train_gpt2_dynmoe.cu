@@ -2413,7 +2413,7 @@ void gpt2_stop_not_finite(GPT2* model) { // stops, naming the first tensor in wh
 template <typename floatX>
 __global__ void adamw_kernel(float* p, floatX* param, const float* g, float* m, float* v, size_t n, float lr, float beta1,
                              float beta2, float eps, float decay, float correction1, float correction2, float scale) {
-    // one thread for each number; reads and writes p, m, v once: 28 bytes each with g
+    // one thread for each number; reads and writes p, m, v once: 28 bytes each with g, and 2 for a copy in bf16
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) { return; }
     float gi = scale * g[i];

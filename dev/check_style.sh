@@ -224,6 +224,26 @@ equations() {
         }' "$tmp/in_function" "$tmp/equations"
 }
 
+# Every kernel of the CUDA programs is named in docs/cuda.md, and what is called ..._kernel there is one of them.
+kernels_named() {
+    set --
+    for f in train_gpt2_dynmoe.cu train_vit_dynmoe.cu docs/cuda.md; do [ ! -f "$f" ] || set -- "$@" "$f"; done
+    awk '
+        FILENAME ~ /\.cu$/ && /^(template.*> *)?__global__ / {
+            text = $0; sub(/.*__global__ /, "", text); sub(/__launch_bounds__\([^)]*\)/, "", text)
+            if (match(text, /[A-Za-z_0-9]+\(/)) { name = substr(text, RSTART, RLENGTH - 1)
+                if (!(name in at)) { at[name] = FILENAME ":" FNR; list[++n] = name } } }
+        FILENAME ~ /\.md$/ && /^[ \t]*```/ { fence = !fence }
+        FILENAME ~ /\.md$/ && !fence { rest = $0
+            while (match(rest, /[A-Za-z_][A-Za-z_0-9]*/)) {
+                name = substr(rest, RSTART, RLENGTH); rest = substr(rest, RSTART + RLENGTH); named[name] = 1
+                if (name ~ /._kernel$/ && !(name in at)) {
+                    print FILENAME ":" FNR ": no program has a kernel " name "; mend the name" } } }
+        END { for (i = 1; i <= n; i++) if (!(list[i] in named)) {
+            print at[list[i]] ": kernel " list[i] " is not in docs/cuda.md; add a row in dev/kernels.py, run: make docs-kernels" } }
+        ' "$@"
+}
+
 # The help of a program stands in docs/flags.md in the first ``` fence after the heading with its command.
 flags() {
     for program in $built; do
@@ -263,24 +283,6 @@ write_flags() {
     done
 }
 
-# docs/cuda.md names every kernel of the CUDA programs, and none that they do not have.
-kernels() {
-    [ -f docs/cuda.md ] || return 0
-    awk '
-        FILENAME != "docs/cuda.md" {
-            if (/^__global__ void [a-z_0-9A-Z]+\(/) {
-                name = $3; sub(/\(.*/, "", name)
-                if (!(name in at)) at[name] = FILENAME ":" FNR }
-            next }
-        { rest = $0
-          while (match(rest, /[A-Za-z0-9_]+_kernel[^A-Za-z0-9_]/)) {
-              name = substr(rest, RSTART, RLENGTH - 1); rest = substr(rest, RSTART + RLENGTH - 1); told[name] = 1
-              if (!(name in at)) print "docs/cuda.md:" FNR ": no CUDA program has the kernel " name "; mend or remove it" } }
-        END { for (name in at) if (!(name in told))
-            print at[name] ": kernel " name " is not in docs/cuda.md; say there what it does" }
-    ' train_gpt2_dynmoe.cu train_vit_dynmoe.cu docs/cuda.md
-}
-
 plain_ascii() { # -I leaves binary files out; what a tokenizer is tested on is not ASCII
     over_files '^([^t]|t[^e]|te[^s]|tes[^t]|test/[^b]|test/b[^p])' env LC_ALL=C grep -nIE "[^ -~$(printf '\t')]" |
         LC_ALL=C awk -F : '{ print $1 ":" $2 ": a byte that is not plain ASCII (or a carriage return); write it in ASCII" }'
@@ -308,7 +310,7 @@ case ${1:-} in
     *) sed -n '2,7s/^# *//p' "$0" >&2; exit 2 ;;
 esac
 
-{ own_includes; line_budgets; twins; stale_links; equations; kernels; flags
+{ own_includes; line_budgets; twins; stale_links; equations; kernels_named; flags
   plain_ascii; forbidden_words; fixture_size; } > "$tmp/report"
 cat "$tmp/report"
 if [ -s "$tmp/report" ]; then

@@ -88,6 +88,7 @@ def components(m, k, active):
     if m.S:
         ffn("shared experts", m.moe, m.S * m.H, 1.0)
     # gather the rows (read k, write k), combine (read k, residual and sum); backward: dout and out to rows, gather dx
+    # (a token's second row may find x and dout in the cache: then up to k - 1 units less move, docs/cuda.md)
     add("permute and combine", m.moe, 0.0, None, (3 * k + 2) * unit, (4 * k + 1) * unit)
     if m.vit:
         patch = 2.0 * m.B * (m.T - 1) * C * m.patch_size
@@ -99,7 +100,8 @@ def components(m, k, active):
         add("head product", 1, 2.0 * N * C * Vp, None, logits + unit, 2 * logits + 2 * unit)
         add("softmax and loss", 1, 0.0, None, 2 * logits, 0.0)              # leaves the gradient where logits were
         add("embedding", 1, 0.0, None, 2 * unit, 2 * unit)
-    # AdamW: master copy, m and v read and written (24), gradient read, bf16 copy written (4); then zero and norm (4).
+    # AdamW: master copy, m and v read and written (24), gradient read, bf16 copy written (4); then zero and norm (4). Gradients
+    # of 2 bytes: those of our programs are float, which moves 6 bytes more.
     # Slots without an expert are left alone; their gradients are zeroed with the rest.
     add("AdamW, 28 B/parameter", 1, byte_back=28.0 * parameters(m, active) / m.accum)
     add("gradients: zero and norm", 1, byte_back=4.0 * parameters(m, E) / m.accum)

@@ -195,6 +195,20 @@ numbered
 sed -i.tmp 's/^- (M1) (M2)/- (M1)/' docs/math.md
 catches "an equation that no line places" "docs/math.md:4: (M2) stands where?" "write under it"
 
+# kernels
+add_kernel() { printf 'template <typename X>\n__global__ void twice_kernel(X* out) { *out *= 2; }\n' >> "$1"; }
+add_kernel train_gpt2_dynmoe.cu
+catches "kernel, and no docs" "train_gpt2_dynmoe.cu:11: kernel twice_kernel is not in docs/cuda.md" "make docs-kernels"
+add_kernel train_vit_dynmoe.cu
+printf 'twice_kernels and\n```\ntwice_kernel\n```\n' > docs/cuda.md
+catches "kernel that the docs do not name" "train_vit_dynmoe.cu:4: kernel twice_kernel is not in docs/cuda.md" "add a row"
+add_kernel train_gpt2_dynmoe.cu
+printf '__global__ void half(int* x) { *x /= 2; }\n' >> train_vit_dynmoe.cu
+printf '`twice_kernel<float>`, half\n' > docs/cuda.md
+accepts "every kernel is named, one for both programs"
+printf 'see\n`once_kernel`\n' > docs/cuda.md
+catches "docs of a kernel that is gone" "docs/cuda.md:2: no program has a kernel once_kernel" "mend the name"
+
 # flags
 sed -i.tmp 's/how long/how many/' train_gpt2_dynmoe
 catches "help changed" "docs/flags.md:8: --help says here:   -n, --steps N  how many" "make docs-flags"
@@ -238,20 +252,6 @@ accepts "fixtures of 1.5 MiB"
 mkdir -p test/fixtures_vit
 head -c 1571865 /dev/zero > test/fixtures_vit/large.safetensors
 catches "fixtures over 1.5 MiB" "test/fixtures_vit/large.safetensors:1: all fixtures take 1572865 bytes" "smaller"
-
-# the kernels of the CUDA programs and docs/cuda.md
-with_kernels() {
-    printf '__global__ void add_kernel(float* x) { x[0]++; }\n' >> train_gpt2_dynmoe.cu
-    printf '# Kernels\n`add_kernel` adds.\n' > docs/cuda.md
-}
-with_kernels
-accepts "every kernel is named"
-with_kernels
-echo 'Nothing.' > docs/cuda.md
-catches "a kernel that docs/cuda.md does not name" "train_gpt2_dynmoe.cu:10: kernel add_kernel is not in docs/cuda.md" "say there"
-with_kernels
-echo 'And `sub_kernel` too.' >> docs/cuda.md
-catches "a kernel that is not there" "docs/cuda.md:3: no CUDA program has the kernel sub_kernel" "remove"
 
 # in a clone, git says which files are the project's
 if command -v git > /dev/null; then
