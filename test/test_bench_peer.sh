@@ -140,8 +140,8 @@ case_line() { # router, k, batch, ms, GFLOP, sgemm ms
   case_line top-k 2 8 150 0 0; } > "$tmp/cases"
 python3 dev/bench_table.py "$tmp/cases" > "$tmp/seen" 2>&1
 result "dev/bench_table.py" $?
-has "| tiny | top-any | 1.00 | 512 | 100 | 5120 | 100 | 80 % | 20 | 20 | 20 (75) | 20 | 20 | 20 | 20 |"
-has "| tiny | top-k | 2.00 | 512 | 150 | 3413 | - | - | 20 | 20 | 20 (75) | 20 | 20 | 20 | 20 |"
+has "| tiny | top-any | 1.00 | 512 | 100 | 5120 | 100 | 80 % | 20.0 | 20.0 | 20.0 (75) | 20.0 | 20.0 | 20.0 | 20.0 |"
+has "| tiny | top-k | 2.00 | 512 | 150 | 3413 | - | - | 20.0 | 20.0 | 20.0 (75) | 20.0 | 20.0 | 20.0 | 20.0 |"
 has "| tiny | k = 2 over k = 1, top-any, 512 tokens | x 1.50 | x 1.50 | 1.00 |"
 has "| tiny | twice the tokens, top-any, k = 1.0 | x 2.00 | x 1.80 | 0.90 |"
 [ "$(grep -c '^| tiny | \(k =\|twice\)' "$tmp/seen")" -eq 2 ] && grep -q '^A CPU, 2 threads, 2000-01-02, commit abc\.' "$tmp/seen"
