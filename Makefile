@@ -25,7 +25,7 @@ MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .PHONY: help probes all data data-vit train train-vit ablation compare bench bench-peer plot test test-programs test-scripts \
         test-builds test-unit test-sanitize test-fuzz test-cuda test-long ptxas valgrind mutants mutants-cuda fixture fixture-vit \
-        fixture-cuda fixtures-again check-style docs-flags docs-links clean FORCE \
+        fixture-cuda fixtures-again ladder check-style docs-flags docs-links clean FORCE \
         assignment course grade hint solution assignments-check
 
 help:
@@ -284,6 +284,7 @@ shortly = said=$$($(1) 2>&1) || { echo "$$said"; exit 1; }; echo "$$said" | tail
 
 test: test-programs check-style test-scripts test-builds fixture fixture-vit test-unit test-sanitize test-fuzz ## run all tests
 	$(MAKE) test-cuda CUDA_ON_CPU=1
+	CUDA_ON_CPU=1 dev/cuda/ladder.sh routing
 	dev/cuda_on_cpu/test/run.sh --quick
 	@echo "Passed: style guards, $(words $(SCRIPTS)) scripts, builds with $(COMPILERS)$(if $(CXX), and $(CXX) as C++11)," \
 	    "without BLAS, without OpenMP; $(words $(FIXTURES)) fixtures; $(words $(TESTS)) test programs, at -O3 and" \
@@ -352,6 +353,9 @@ test-cuda: test/test_cuda test/test_cuda_vit test/fixture_cuda test/fixture_vit_
 fixture-cuda: test/fixture_cuda ## fixtures through the CUDA program: all, or FIXTURE=file
 	$(if $(FIXTURE),test/fixture_cuda $(FIXTURE),@for f in $(FIXTURES); do $(call shortly,test/fixture_cuda $$f); done)
 
+ladder: ## check every rung of the kernel ladders of dev/cuda, and time them where there is a GPU (docs/cuda.md)
+	CUDA_ON_CPU=$(CUDA_ON_CPU) NVCC=$(NVCC) COMMIT=$(COMMIT) dev/cuda/ladder.sh $(ARGS)
+
 # Bits must not depend on the order in which threads and blocks run, and no access may race or go astray.
 test-long: ## the CUDA source on the CPU in other orders and with its accesses checked; the emulation's own tests (minutes)
 	$(MAKE) CUDA_ON_CPU=1 test/test_cuda test/test_cuda_vit
@@ -364,11 +368,13 @@ test-long: ## the CUDA source on the CPU in other orders and with its accesses c
 	test/test_cuda_vit_check
 	$(MAKE) CUDA_ON_CPU=1 all data train_gpt2_dynmoe_cu
 	sh test/train_both.sh
+	CUDA_ON_CPU=1 dev/cuda/ladder.sh
+	dev/cuda/ladder.sh --check
 	dev/cuda_on_cpu/test/run.sh
 	$(MAKE) ptxas
 
-ptxas: ## registers and spills of every kernel for sm_80 and sm_90: no spill, no local array (needs nvcc, no GPU)
-	NVCC=$(NVCC) FLAGS="$(NVCC_FLAGS)" dev/ptxas_check.sh
+ptxas: ## registers and spills of every kernel, ARGS=--mix its instructions (needs nvcc, no GPU)
+	NVCC=$(NVCC) FLAGS="$(NVCC_FLAGS)" dev/ptxas_check.sh $(ARGS)
 
 valgrind: ## short runs under valgrind, if it is installed (a minute)
 	sh test/valgrind.sh
@@ -423,7 +429,7 @@ clean: ## remove what was built and generated, but no training results
 	    test/fixture test/fixture_no_blas test/fixture_no_openmp test/fixture_cuda test/fixture_vit test/fixture_vit_cuda \
 	    test/test_cuda test/test_cuda_check test/test_cuda_vit test/test_cuda_vit_check test/fuzz test/fuzz_tokenize \
 	    test/fuzz_vit .cuda.tmp
-	rm -rf cudacpu.tmp test/cudacpu.tmp dev/cuda_on_cpu/test/out.tmp
+	rm -rf dev/cuda/build.tmp cudacpu.tmp test/cudacpu.tmp dev/cuda_on_cpu/test/out.tmp
 	rm -f $(TESTS) $(TESTS:=_sanitize) .flags.tmp .commit.tmp data/languages_train.txt data/languages_val.txt \
 	    data/languages_val.truth data/shapes_train.bin data/shapes_val.bin data/shapes_val.truth
 	@echo "removed what was built; training results in $(OUT)/ are still there"

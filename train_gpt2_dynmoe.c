@@ -5,7 +5,7 @@ DynMoE (Guo, Cheng, Tang, Tu, Lin: "Dynamic Mixture of Experts", ICLR 2025, arXi
 number of experts, and experts are added and removed while training runs. This file is the reference that everything else
 here is checked against. It reads from top to bottom: tools, layers (x_forward beside x_backward), the DynMoE layer, the
 adaptive process, the model; there, halfway, the algorithm ends. What follows makes it a program that people can use: files,
-flags, checkpoints, data, training. Equation numbers are the paper's.
+flags, checkpoints, data, training. eq. (n) is an equation of the paper, (M..) one of docs/math.md.
 
     make train                                   trains the default model and shows what the experts learned
     ./train_gpt2_dynmoe --data FILE --out DIR    trains on any text (bytes) or on llm.c token shards (.bin)
@@ -197,7 +197,7 @@ void matmul(float* out, const float* a, int ta, const float* b, int tb, int M, i
 
 void matmul_forward(float* out, const float* inp, const float* weight, const float* bias, int N, int C, int OC) {
     // inp (N, C), weight (OC, C), bias (OC) or NULL -> out (N, OC) = inp weight^T + bias
-    matmul_bias(out, inp, 0, weight, 1, bias, N, OC, C, 0.0f);
+    matmul_bias(out, inp, 0, weight, 1, bias, N, OC, C, 0.0f); // (M1)
 }
 
 void matmul_backward(float* dinp, float* dweight, float* dbias, const float* dout, const float* inp, const float* weight,
@@ -207,12 +207,12 @@ void matmul_backward(float* dinp, float* dweight, float* dbias, const float* dou
     int slices = slices_for(N, C, OC);
     #pragma omp parallel for schedule(static) if (slices > 1)
     for (int s = 0; s < slices; s++) {
-        matmul_slice(dinp, dout, 0, weight, 0, NULL, N, C, OC, 0.0f, s, slices);
-        matmul_slice(dweight, dout, 1, inp, 0, NULL, OC, C, N, 1.0f, s, slices);
+        matmul_slice(dinp, dout, 0, weight, 0, NULL, N, C, OC, 0.0f, s, slices); // (M2)
+        matmul_slice(dweight, dout, 1, inp, 0, NULL, OC, C, N, 1.0f, s, slices); // (M3)
         for (int o0 = 64 * s; dbias != NULL && o0 < OC; o0 += 64 * slices) {
             int width = OC - o0 < 64 ? OC - o0 : 64; // rows are added in order: same bits for any number of threads
             for (int i = 0; i < N; i++) {
-                for (int o = 0; o < width; o++) { dbias[o0 + o] += dout[(size_t)i * OC + o0 + o]; }
+                for (int o = 0; o < width; o++) { dbias[o0 + o] += dout[(size_t)i * OC + o0 + o]; } // (M4)
             }
         }
     }
@@ -244,7 +244,7 @@ void embedding_forward(float* out, const int* tokens, const float* wte, const fl
     for (int i = 0; i < B * T; i++) {
         const float* e = wte + (size_t)tokens[i] * C;
         const float* p = wpe + (size_t)(i % T) * C;
-        for (int c = 0; c < C; c++) { out[(size_t)i * C + c] = e[c] + p[c]; }
+        for (int c = 0; c < C; c++) { out[(size_t)i * C + c] = e[c] + p[c]; } // (M5)
     }
 }
 
@@ -254,7 +254,7 @@ void embedding_backward(float* dwte, float* dwpe, const float* dout, const int* 
         float* de = dwte + (size_t)tokens[i] * C;
         float* dp = dwpe + (size_t)(i % T) * C;
         const float* d = dout + (size_t)i * C;
-        for (int c = 0; c < C; c++) { de[c] += d[c]; dp[c] += d[c]; }
+        for (int c = 0; c < C; c++) { de[c] += d[c]; dp[c] += d[c]; } // (M6)
     }
 }
 
@@ -268,11 +268,11 @@ void layernorm_forward(float* out, float* mean, float* rstd, const float* inp, c
         float sum = 0.0f, var = 0.0f;
         #pragma omp simd reduction(+:sum)
         for (int c = 0; c < C; c++) { sum += x[c]; }
-        float m = sum / (float)C;
+        float m = sum / (float)C; // (M7)
         #pragma omp simd reduction(+:var)
         for (int c = 0; c < C; c++) { var += (x[c] - m) * (x[c] - m); }
-        float r = 1.0f / sqrtf(var / (float)C + 1e-5f);
-        for (int c = 0; c < C; c++) { o[c] = (x[c] - m) * r * weight[c] + bias[c]; }
+        float r = 1.0f / sqrtf(var / (float)C + 1e-5f); // (M8)
+        for (int c = 0; c < C; c++) { o[c] = (x[c] - m) * r * weight[c] + bias[c]; } // (M9)
         mean[i] = m;
         rstd[i] = r;
     }
@@ -287,7 +287,7 @@ void layernorm_backward_add(float* dinp, float* dweight, float* dbias, const flo
         const float* x = inp + (size_t)i * C;
         const float* d = dout + (size_t)i * C;
         float* dx = dinp + (size_t)i * C;
-        float a = 0.0f, b = 0.0f; // means of dnorm and of dnorm * norm: what the mean and the variance take away
+        float a = 0.0f, b = 0.0f; // means of dnorm and of dnorm * norm: what the mean and the variance take away (M11)
         #pragma omp simd reduction(+:a, b)
         for (int c = 0; c < C; c++) {
             float dnorm = d[c] * weight[c];
@@ -296,14 +296,14 @@ void layernorm_backward_add(float* dinp, float* dweight, float* dbias, const flo
         }
         a /= (float)C;
         b /= (float)C;
-        for (int c = 0; c < C; c++) { dx[c] += (d[c] * weight[c] - a - (x[c] - mean[i]) * rstd[i] * b) * rstd[i]; }
+        for (int c = 0; c < C; c++) { dx[c] += (d[c] * weight[c] - a - (x[c] - mean[i]) * rstd[i] * b) * rstd[i]; } // (M12)
     }
     #pragma omp parallel for schedule(static)
     for (int c0 = 0; c0 < C; c0 += 64) {
         for (int i = 0; i < N; i++) {
             for (int c = c0; c < C && c < c0 + 64; c++) {
                 float d = dout[(size_t)i * C + c];
-                dweight[c] += d * (inp[(size_t)i * C + c] - mean[i]) * rstd[i];
+                dweight[c] += d * (inp[(size_t)i * C + c] - mean[i]) * rstd[i]; // (M10)
                 dbias[c] += d;
             }
         }
@@ -321,7 +321,7 @@ void softmax_row(float* row, int valid, int width) {
         row[j] = exp_fast(row[j] - max);
         sum += row[j];
     }
-    for (int j = 0; j < width; j++) { row[j] = j < valid ? row[j] / sum : 0.0f; }
+    for (int j = 0; j < width; j++) { row[j] = j < valid ? row[j] / sum : 0.0f; } // (M13)
 }
 
 void attention_forward(float* out, float* att, const float* qkv, int B, int T, int C, int NH, int causal) {
@@ -337,9 +337,9 @@ void attention_forward(float* out, float* att, const float* qkv, int B, int T, i
             for (int t0 = 0; t0 < T; t0 += QUERY_BLOCK) {
                 int rows = T - t0 < QUERY_BLOCK ? T - t0 : QUERY_BLOCK, width = causal ? t0 + rows : T;
                 float* a = att + (((size_t)b * NH + h) * T + t0) * T;
-                sgemm(a, T, q + (size_t)t0 * 3 * C, 3 * C, 0, k, 3 * C, 1, rows, width, HS, 1.0f / sqrtf((float)HS), 0.0f);
+                sgemm(a, T, q + (size_t)t0 * 3 * C, 3 * C, 0, k, 3 * C, 1, rows, width, HS, 1.0f / sqrtf((float)HS), 0.0f); // (M15)
                 for (int i = 0; i < rows; i++) { softmax_row(a + (size_t)i * T, causal ? t0 + i + 1 : T, width); }
-                sgemm(out + ((size_t)b * T + t0) * C + h * HS, C, a, T, 0, v, 3 * C, 0, rows, HS, width, 1.0f, 0.0f);
+                sgemm(out + ((size_t)b * T + t0) * C + h * HS, C, a, T, 0, v, 3 * C, 0, rows, HS, width, 1.0f, 0.0f); // (M16)
             }
         }
     }
@@ -362,29 +362,29 @@ void attention_backward(float* dqkv, float* datt, const float* dout, const float
                 const float* a = att + (((size_t)b * NH + h) * T + t0) * T;
                 const float* d = dout + ((size_t)b * T + t0) * C + h * HS;
                 float beta = t0 == last ? 0.0f : 1.0f, scale = 1.0f / sqrtf((float)HS);
-                sgemm(dv, 3 * C, a, T, 1, d, C, 0, width, HS, rows, 1.0f, beta);                      // dv += att^T dout
-                sgemm(da, T, d, C, 0, v, 3 * C, 1, rows, width, HS, 1.0f, 0.0f);                      // datt = dout v^T
+                sgemm(dv, 3 * C, a, T, 1, d, C, 0, width, HS, rows, 1.0f, beta);                      // dv += att^T dout (M17)
+                sgemm(da, T, d, C, 0, v, 3 * C, 1, rows, width, HS, 1.0f, 0.0f);                      // datt = dout v^T (M18)
                 for (int i = 0; i < rows; i++) {                                                      // through the softmax
                     float sum = 0.0f;
                     #pragma omp simd reduction(+:sum)
                     for (int j = 0; j < width; j++) { sum += a[(size_t)i * T + j] * da[(size_t)i * T + j]; }
                     for (int j = 0; j < width; j++) {
-                        da[(size_t)i * T + j] = a[(size_t)i * T + j] * (da[(size_t)i * T + j] - sum);
+                        da[(size_t)i * T + j] = a[(size_t)i * T + j] * (da[(size_t)i * T + j] - sum); // (M14)
                     }
                 }
-                sgemm(dq + (size_t)t0 * 3 * C, 3 * C, da, T, 0, k, 3 * C, 0, rows, HS, width, scale, 0.0f);
-                sgemm(dk, 3 * C, da, T, 1, q + (size_t)t0 * 3 * C, 3 * C, 0, width, HS, rows, scale, beta);
+                sgemm(dq + (size_t)t0 * 3 * C, 3 * C, da, T, 0, k, 3 * C, 0, rows, HS, width, scale, 0.0f); // (M19)
+                sgemm(dk, 3 * C, da, T, 1, q + (size_t)t0 * 3 * C, 3 * C, 0, width, HS, rows, scale, beta); // (M20)
             }
         }
     }
 }
 
-#define GELU_U(x) (1.5957691216f * ((x) + 0.044715f * (x) * (x) * (x))) // 2 sqrt(2/pi) (x + 0.044715 x^3)
+#define GELU_U(x) (1.5957691216f * ((x) + 0.044715f * (x) * (x) * (x))) // 2 sqrt(2/pi) (x + 0.044715 x^3) (M21)
 
 void gelu_forward(float* out, const float* inp, size_t n) {
     // 0.5 x (1 + tanh(u/2)) = x / (1 + e^-u), u = GELU_U(x): GPT-2's tanh form
     #pragma omp parallel for simd schedule(static)
-    for (size_t i = 0; i < n; i++) { out[i] = inp[i] / (1.0f + exp_fast(-GELU_U(inp[i]))); }
+    for (size_t i = 0; i < n; i++) { out[i] = inp[i] / (1.0f + exp_fast(-GELU_U(inp[i]))); } // (M22)
 }
 
 void gelu_backward(float* dinp, const float* dout, const float* inp, size_t n) {
@@ -393,14 +393,14 @@ void gelu_backward(float* dinp, const float* dout, const float* inp, size_t n) {
     for (size_t i = 0; i < n; i++) {
         float x = inp[i], s = 1.0f / (1.0f + exp_fast(-GELU_U(x)));
         float du = 1.5957691216f * (1.0f + 3.0f * 0.044715f * x * x);
-        dinp[i] = dout[i] * (s + x * s * (1.0f - s) * du);
+        dinp[i] = dout[i] * (s + x * s * (1.0f - s) * du); // (M23)
     }
 }
 
 void residual_forward(float* out, const float* a, const float* b, size_t n) {
     // its backward needs no function: the gradient of out is the gradient of a and of b
     #pragma omp parallel for simd schedule(static)
-    for (size_t i = 0; i < n; i++) { out[i] = a[i] + b[i]; }
+    for (size_t i = 0; i < n; i++) { out[i] = a[i] + b[i]; } // (M24)
 }
 
 void crossentropy_forward(float* losses, float* lse, const float* logits, const int* targets, int N, int V, int Vp) {
@@ -413,8 +413,8 @@ void crossentropy_forward(float* losses, float* lse, const float* logits, const 
         for (int v = 0; v < V; v++) { max = z[v] > max ? z[v] : max; }
         #pragma omp simd reduction(+:sum)
         for (int v = 0; v < V; v++) { sum += exp_fast(z[v] - max); }
-        lse[i] = max + logf(sum);
-        losses[i] = lse[i] - z[targets[i]];
+        lse[i] = max + logf(sum); // (M25)
+        losses[i] = lse[i] - z[targets[i]]; // (M26)
     }
 }
 
@@ -423,7 +423,7 @@ void crossentropy_backward(float* logits, const float* lse, const int* targets, 
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < N; i++) {
         float* z = logits + (size_t)i * Vp;
-        for (int v = 0; v < V; v++) { z[v] = scale * exp_fast(z[v] - lse[i]); }
+        for (int v = 0; v < V; v++) { z[v] = scale * exp_fast(z[v] - lse[i]); } // (M28)
         for (int v = V; v < Vp; v++) { z[v] = 0.0f; }
         z[targets[i]] -= scale;
     }
@@ -467,14 +467,14 @@ int gate_forward(int* open, int* k, float* cosine, float* xnorm, float* wnorm, c
         k[i] = 0;
         for (int e = 0; e < E; e++) {
             size_t ie = (size_t)i * E + e;
-            cosine[ie] /= fmaxf(xnorm[i], NORM_EPS) * fmaxf(wnorm[e], NORM_EPS);
-            open[ie] = mask[e] && cosine[ie] > G[e];
-            k[i] += open[ie];
+            cosine[ie] /= fmaxf(xnorm[i], NORM_EPS) * fmaxf(wnorm[e], NORM_EPS); // (M29)
+            open[ie] = mask[e] && cosine[ie] > G[e]; // (M30)
+            k[i] += open[ie]; // (M31)
             if (mask[e] && (best < 0 || cosine[ie] > cosine[(size_t)i * E + best])) { best = e; }
         }
         if (k[i] == 0) {
             unrouted++;
-            if (fallback && best >= 0) { open[(size_t)i * E + best] = 1; }
+            if (fallback && best >= 0) { open[(size_t)i * E + best] = 1; } // (M32)
         }
     }
     return unrouted;
@@ -490,34 +490,34 @@ void gate_backward_add(float* dx, float* dW, float* dG, float* dgate, const int*
         double sum_da = 0.0, sum_dc_c = 0.0;
         for (int i = 0; i < N; i++) {
             size_t ie = (size_t)i * E + e;
-            if (!open[ie]) { dgate[ie] = 0.0f; continue; }
+            if (!open[ie]) { dgate[ie] = 0.0f; continue; } // (M48)
             float p = sigmoid(tau * cosine[ie]);
-            float dc = tau * dgate[ie] * p * (1.0f - p);                  // dL/dcosine
+            float dc = tau * dgate[ie] * p * (1.0f - p);                  // dL/dcosine (M49)
             sum_da += dgate[ie];
             sum_dc_c += dc * cosine[ie];
             int directions = xnorm[i] > NORM_EPS && wnorm[e] > NORM_EPS;  // a zero vector has none: no gradient, no NaN
-            dgate[ie] = directions ? dc / (xnorm[i] * wnorm[e]) : 0.0f;
+            dgate[ie] = directions ? dc / (xnorm[i] * wnorm[e]) : 0.0f; // (M51)
         }
-        dG[e] -= tau * q * (1.0f - q) * (float)sum_da;
-        if (wnorm[e] <= NORM_EPS) { continue; }
+        dG[e] -= tau * q * (1.0f - q) * (float)sum_da; // (M50)
+        if (wnorm[e] <= NORM_EPS) { continue; } // (M53) follows
         for (int c = 0; c < C; c++) { dW[(size_t)e * C + c] -= (float)sum_dc_c * W[(size_t)e * C + c] / (wnorm[e] * wnorm[e]); }
     }
     // d cosine / dW_e = (u - cosine v) / |W_e| and d cosine / dx = (v - cosine u) / |x| with unit vectors u = x/|x|, v = W_e/|W_e|
-    matmul(dW, dgate, 1, x, 0, E, C, N, 1.0f);
-    matmul(dx, dgate, 0, W, 0, N, C, E, 1.0f);
+    matmul(dW, dgate, 1, x, 0, E, C, N, 1.0f); // (M52)
+    matmul(dx, dgate, 0, W, 0, N, C, E, 1.0f); // (M54)
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < N; i++) {
         if (xnorm[i] <= NORM_EPS) { continue; }
         float sum = 0.0f; // sum of dL/dcosine * cosine over the token's experts, over |x|^2
         for (int e = 0; e < E; e++) { sum += dgate[(size_t)i * E + e] * wnorm[e] / xnorm[i] * cosine[(size_t)i * E + e]; }
-        for (int c = 0; c < C; c++) { dx[(size_t)i * C + c] -= sum * x[(size_t)i * C + c]; }
+        for (int c = 0; c < C; c++) { dx[(size_t)i * C + c] -= sum * x[(size_t)i * C + c]; } // (M55)
     }
 }
 
 void mean_forward(float* weight, const int* open, const int* k, int N, int E) {
     // open (N, E), k (N) -> weight (N, E) = open / k: every chosen expert counts the same                         eq. (6)
     // A token that only the fallback serves has k = 0 and one open expert, of weight 1.
-    for (int i = 0; i < N * E; i++) { weight[i] = (float)open[i] / (float)(k[i / E] > 0 ? k[i / E] : 1); }
+    for (int i = 0; i < N * E; i++) { weight[i] = (float)open[i] / (float)(k[i / E] > 0 ? k[i / E] : 1); } // (M33)
 }
 
 void mean_backward(float* dgate, const int* open, const int* k, int normalised, int N, int E) {
@@ -527,8 +527,8 @@ void mean_backward(float* dgate, const int* open, const int* k, int normalised, 
     for (int i = 0; i < N; i++) {
         float* d = dgate + (size_t)i * E;
         float share = 1.0f / (float)(k[i] > 0 ? k[i] : 1), mean = 0.0f;
-        for (int e = 0; e < E; e++) { d[e] *= share; mean += share * d[e]; }
-        for (int e = 0; normalised && e < E; e++) { d[e] -= open[(size_t)i * E + e] ? mean : 0.0f; }
+        for (int e = 0; e < E; e++) { d[e] *= share; mean += share * d[e]; } // (M46)
+        for (int e = 0; normalised && e < E; e++) { d[e] -= open[(size_t)i * E + e] ? mean : 0.0f; } // (M47)
     }
 }
 
@@ -548,9 +548,9 @@ void softmax_gate_forward(int* open, int* k, float* weight, float* prob, const f
     for (int i = 0; i < N; i++) {
         float *p = prob + (size_t)i * E, *w = weight + (size_t)i * E, max = -FLT_MAX, sum = 0.0f, taken = 0.0f;
         for (int e = 0; e < E; e++) { max = mask[e] && p[e] > max ? p[e] : max; }
-        for (int e = 0; e < E; e++) { p[e] = mask[e] ? expf(p[e] - max) : 0.0f; sum += p[e]; }
+        for (int e = 0; e < E; e++) { p[e] = mask[e] ? expf(p[e] - max) : 0.0f; sum += p[e]; } // (M67)
         for (int e = 0; e < E; e++) { p[e] /= sum > 0.0f ? sum : 1.0f; w[e] = 0.0f; open[(size_t)i * E + e] = 0; }
-        for (k[i] = 0; k[i] < K && (k[i] == 0 || taken < P); k[i]++) {
+        for (k[i] = 0; k[i] < K && (k[i] == 0 || taken < P); k[i]++) { // (M68)
             int best = -1;
             for (int e = 0; e < E; e++) {
                 if (mask[e] && !open[(size_t)i * E + e] && (best < 0 || p[e] > p[best])) { best = e; }
@@ -560,7 +560,7 @@ void softmax_gate_forward(int* open, int* k, float* weight, float* prob, const f
             w[best] = p[best];
             taken += p[best];
         }
-        for (int e = 0; renormalise && e < E; e++) { w[e] /= taken > 0.0f ? taken : 1.0f; }
+        for (int e = 0; renormalise && e < E; e++) { w[e] /= taken > 0.0f ? taken : 1.0f; } // (M69)
     }
 }
 
@@ -578,14 +578,14 @@ void softmax_gate_backward_add(float* dx, float* dW, float* dweight, const int* 
             along += w[e] * d[e];
         }
         for (int e = 0; e < E; e++) {       // dL/dweight -> dL/dp
-            if (!open[(size_t)i * E + e]) { d[e] = 0.0f; } else if (renormalise) { d[e] = (d[e] - along) / taken; }
-            d[e] += balance * share[e] / (float)N - (p[e] > 0.0f ? entropy / (float)N * (logf(p[e]) + 1.0f) : 0.0f);
+            if (!open[(size_t)i * E + e]) { d[e] = 0.0f; } else if (renormalise) { d[e] = (d[e] - along) / taken; } // (M70)
+            d[e] += balance * share[e] / (float)N - (p[e] > 0.0f ? entropy / (float)N * (logf(p[e]) + 1.0f) : 0.0f); // (M73)
             sum += p[e] * d[e];
         }
-        for (int e = 0; e < E; e++) { d[e] = p[e] * (d[e] - sum); } // through the softmax
+        for (int e = 0; e < E; e++) { d[e] = p[e] * (d[e] - sum); } // through the softmax (M74)
     }
-    matmul(dW, dweight, 1, x, 0, E, C, N, 1.0f);
-    matmul(dx, dweight, 0, W, 0, N, C, E, 1.0f);
+    matmul(dW, dweight, 1, x, 0, E, C, N, 1.0f); // (M75)
+    matmul(dx, dweight, 0, W, 0, N, C, E, 1.0f); // (M76)
 }
 
 void route_stats(int* count, int* hist, float* low, float* high, const int* open, const int* k, const float* score, int N, int E) {
@@ -614,7 +614,7 @@ int dispatch(int* row_of, int* row_token, int* offset, const int* open, int N, i
             row_of[(size_t)i * E + e] = -1;
             if (open[(size_t)i * E + e]) {
                 row_token[R] = i;
-                row_of[(size_t)i * E + e] = R++;
+                row_of[(size_t)i * E + e] = R++; // (M34)
             }
         }
     }
@@ -625,7 +625,7 @@ int dispatch(int* row_of, int* row_token, int* offset, const int* open, int N, i
 void gather_forward(float* xr, const float* x, const int* row_token, int R, int C) {
     // xr (R, C): row r is token row_token[r] of x (N, C)
     #pragma omp parallel for schedule(static)
-    for (int r = 0; r < R; r++) { memcpy(xr + (size_t)r * C, x + (size_t)row_token[r] * C, (size_t)C * sizeof(float)); }
+    for (int r = 0; r < R; r++) { memcpy(xr + (size_t)r * C, x + (size_t)row_token[r] * C, (size_t)C * sizeof(float)); } // (M35)
 }
 
 int thread_each(const int* offset, int E) {
@@ -654,9 +654,9 @@ void experts_forward(float* out, float* pre, float* act, const float* xr, const 
         size_t r = (size_t)offset[e];
         int n = offset[e + 1] - offset[e];
         if (n == 0) { continue; }
-        matmul_forward(pre + r * H, xr + r * C, fcw + e * HC, fcb + (size_t)e * H, n, C, H);
-        gelu_forward(act + r * H, pre + r * H, (size_t)n * H);
-        matmul_forward(out + r * C, act + r * H, fcprojw + e * HC, fcprojb + (size_t)e * C, n, H, C);
+        matmul_forward(pre + r * H, xr + r * C, fcw + e * HC, fcb + (size_t)e * H, n, C, H); // (M40)
+        gelu_forward(act + r * H, pre + r * H, (size_t)n * H); // (M41)
+        matmul_forward(out + r * C, act + r * H, fcprojw + e * HC, fcprojb + (size_t)e * C, n, H, C); // (M42)
     }
 }
 
@@ -679,9 +679,9 @@ void experts_backward(float* dxr, float* dpre, float* dfcw, float* dfcb, float* 
         int n = offset[e + 1] - offset[e];
         if (n == 0) { continue; }
         matmul_backward(dpre + r * H, dfcprojw + e * HC, dfcprojb + (size_t)e * C, dout + r * C, act + r * H, fcprojw + e * HC, n,
-                        H, C);
-        gelu_backward(dpre + r * H, dpre + r * H, pre + r * H, (size_t)n * H);
-        matmul_backward(dxr + r * C, dfcw + e * HC, dfcb + (size_t)e * H, dpre + r * H, xr + r * C, fcw + e * HC, n, C, H);
+                        H, C); // (M43)
+        gelu_backward(dpre + r * H, dpre + r * H, pre + r * H, (size_t)n * H); // (M44)
+        matmul_backward(dxr + r * C, dfcw + e * HC, dfcb + (size_t)e * H, dpre + r * H, xr + r * C, fcw + e * HC, n, C, H); // (M45)
     }
 }
 
@@ -694,14 +694,14 @@ void combine_forward(float* y, const float* out, const int* row_of, const float*
         for (int e = 0; e < E; e++) {
             int r = row_of[(size_t)i * E + e];
             float w = weight != NULL ? weight[(size_t)i * E + e] : 1.0f;
-            for (int c = 0; r >= 0 && c < C; c++) { y[(size_t)i * C + c] += w * out[(size_t)r * C + c]; }
+            for (int c = 0; r >= 0 && c < C; c++) { y[(size_t)i * C + c] += w * out[(size_t)r * C + c]; } // (M37)
         }
     }
 }
 
 void gather_backward(float* dx, const float* dxr, const int* row_of, int N, int C, int E) {
     // forward: xr[row_of[i, e]] = x[i]. dxr (R, C) -> dx (N, C) = sum over the token's rows, 0 for a token without rows
-    combine_forward(dx, dxr, row_of, NULL, N, C, E);
+    combine_forward(dx, dxr, row_of, NULL, N, C, E); // (M36)
 }
 
 void combine_backward(float* dout, float* dweight, const float* dy, const float* out, const int* row_of, const float* weight,
@@ -716,10 +716,10 @@ void combine_backward(float* dout, float* dweight, const float* dy, const float*
             float dot = 0.0f, w = weight[(size_t)i * E + e];
             #pragma omp simd reduction(+:dot)
             for (int c = 0; c < (r >= 0 ? C : 0); c++) {
-                dout[(size_t)r * C + c] = w * d[c];
+                dout[(size_t)r * C + c] = w * d[c]; // (M38)
                 dot += d[c] * out[(size_t)r * C + c];
             }
-            dweight[(size_t)i * E + e] = dot;
+            dweight[(size_t)i * E + e] = dot; // (M39)
         }
     }
 }
@@ -737,17 +737,17 @@ float diversity_loss(float* dW, const float* W, const float* wnorm, const int* m
             int both = i != j && mask[i] && mask[j] && wnorm[i] > NORM_EPS && wnorm[j] > NORM_EPS;
             double dot = 0.0;
             for (int c = 0; both && c < C; c++) { dot += (double)W[(size_t)i * C + c] * W[(size_t)j * C + c]; }
-            A[i * E + j] = both ? dot / ((double)wnorm[i] * wnorm[j]) : 0.0;
+            A[i * E + j] = both ? dot / ((double)wnorm[i] * wnorm[j]) : 0.0; // (M57)
             along[i] += A[i * E + j] * A[i * E + j];
         }
         sum += along[i];
     }
-    double F = sqrt(sum);
+    double F = sqrt(sum); // (M58)
     for (int i = 0; dW != NULL && F > 0.0 && i < E; i++) {
         for (int c = 0; along[i] > 0.0 && c < C; c++) {
             double dv = -along[i] * W[(size_t)i * C + c] / wnorm[i]; // minus the part along v_i
             for (int j = 0; j < E; j++) { if (A[i * E + j] != 0.0) { dv += A[i * E + j] * W[(size_t)j * C + c] / wnorm[j]; } }
-            dW[(size_t)i * C + c] += (float)(weight * 2.0 / F * dv / wnorm[i]);
+            dW[(size_t)i * C + c] += (float)(weight * 2.0 / F * dv / wnorm[i]); // (M59)
         }
     }
     return (float)F;
@@ -759,10 +759,10 @@ float simplicity_loss(float* dW, const float* W, const float* wnorm, const int* 
     for (int e = 0; e < E; e++) { sum += mask[e] ? wnorm[e] : 0.0f; active += (float)mask[e]; }
     for (int e = 0; dW != NULL && e < E; e++) {
         for (int c = 0; mask[e] && wnorm[e] > NORM_EPS && c < C; c++) {
-            dW[(size_t)e * C + c] += weight / active * W[(size_t)e * C + c] / wnorm[e];
+            dW[(size_t)e * C + c] += weight / active * W[(size_t)e * C + c] / wnorm[e]; // (M61)
         }
     }
-    return active > 0.0f ? sum / active : 0.0f;
+    return active > 0.0f ? sum / active : 0.0f; // (M60)
 }
 
 float balance_loss(float* dgate, const int* open, const int* k, float weight, int N, int E) {
@@ -776,15 +776,15 @@ float balance_loss(float* dgate, const int* open, const int* k, float weight, in
         }
         n1 += k[i] > 0;
     }
-    for (int e = 0; n1 > 0.0 && e < E; e++) { ce[e] /= n1; sum += me[e] / n1 * ce[e]; }
+    for (int e = 0; n1 > 0.0 && e < E; e++) { ce[e] /= n1; sum += me[e] / n1 * ce[e]; } // (M62)
     for (int i = 0; dgate != NULL && i < N; i++) {
         double mean = 0.0;
-        for (int e = 0; k[i] > 0 && e < E; e++) { mean += open[(size_t)i * E + e] * ce[e] / k[i]; }
+        for (int e = 0; k[i] > 0 && e < E; e++) { mean += open[(size_t)i * E + e] * ce[e] / k[i]; } // (M64)
         for (int e = 0; k[i] > 0 && e < E; e++) {
             if (open[(size_t)i * E + e]) { dgate[(size_t)i * E + e] += (float)(weight * E / (n1 * k[i]) * (ce[e] - mean)); }
         }
     }
-    return (float)(E * sum);
+    return (float)(E * sum); // (M63)
 }
 
 float efficiency_loss(float* dgate, const int* open, const int* k, float weight, int N, int E) {
@@ -793,10 +793,10 @@ float efficiency_loss(float* dgate, const int* open, const int* k, float weight,
     for (int i = 0; i < N; i++) {
         sum += k[i];
         for (int e = 0; dgate != NULL && k[i] > 0 && e < E; e++) {
-            dgate[(size_t)i * E + e] += open[(size_t)i * E + e] ? weight / ((float)N * (float)E) : 0.0f;
+            dgate[(size_t)i * E + e] += open[(size_t)i * E + e] ? weight / ((float)N * (float)E) : 0.0f; // (M66)
         }
     }
-    return (float)(sum / ((double)N * E));
+    return (float)(sum / ((double)N * E)); // (M65)
 }
 
 void softmax_losses(float* balance, float* entropy, float* share, const int* open, const float* prob, const int* mask, int per,
@@ -811,10 +811,10 @@ void softmax_losses(float* balance, float* entropy, float* share, const int* ope
             float p = prob[(size_t)i * E + e];
             used += open[(size_t)i * E + e];
             mean += p;
-            h -= p > 0.0f ? p * log(p) : 0.0;
+            h -= p > 0.0f ? p * log(p) : 0.0; // (M72)
         }
         share[e] = (float)(active / per * used / N);
-        b += share[e] * mean / N;
+        b += share[e] * mean / N; // (M71)
     }
     *balance = (float)b;
     *entropy = (float)(h / N);
@@ -829,9 +829,9 @@ void record_forward(int64_t* count, double* sum, int64_t* unrouted, const int* o
     for (int i = 0; i < N; i++) {
         if (k[i] == 0) {
             *unrouted += 1;
-            for (int c = 0; c < C; c++) { sum[c] += x[(size_t)i * C + c]; }
+            for (int c = 0; c < C; c++) { sum[c] += x[(size_t)i * C + c]; } // (M87)
         }
-        for (int e = 0; k[i] > 0 && e < E; e++) { count[e] += open[(size_t)i * E + e]; }
+        for (int e = 0; k[i] > 0 && e < E; e++) { count[e] += open[(size_t)i * E + e]; } // (M86)
     }
 }
 
@@ -846,10 +846,10 @@ int adapt_update(int* mask, float* W, float* G, int* removed, const int64_t* cou
     int active = 0, slot = ADD_FULL;
     for (int c = 0; c < C; c++) { length += sum[c] * sum[c]; }
     length = sqrt(length);
-    int want = unrouted > 0 && length > 1e-12; // the new row of W is R_S/|R_S|: it needs a direction
+    int want = unrouted > 0 && length > 1e-12; // the new row of W is R_S/|R_S|: it needs a direction (M88)
     for (int e = 0; e < E; e++) { active += mask[e]; removed[e] = 0; }
     for (int e = 0; e < E; e++) {
-        if (mask[e] && count[e] == 0 && active - 1 + want >= min_experts) {
+        if (mask[e] && count[e] == 0 && active - 1 + want >= min_experts) { // (M89)
             mask[e] = 0;
             removed[e] = 1;
             active--;
@@ -858,9 +858,9 @@ int adapt_update(int* mask, float* W, float* G, int* removed, const int64_t* cou
     if (!want) { return ADD_NONE; }
     for (int e = E - 1; e >= 0; e--) { if (!mask[e]) { slot = e; } }
     if (slot >= 0) {
-        mask[slot] = 1;
+        mask[slot] = 1; // (M90)
         G[slot] = 0.0f;
-        for (int c = 0; c < C; c++) { W[(size_t)slot * C + c] = (float)(sum[c] / length); }
+        for (int c = 0; c < C; c++) { W[(size_t)slot * C + c] = (float)(sum[c] / length); } // (M91)
     }
     return slot;
 }
@@ -1097,10 +1097,10 @@ void orthogonal_rows(float* W, int E, int C, uint64_t* rng) {
             for (int j = 0; j < e; j++) {
                 double dot = 0.0;
                 for (int c = 0; c < C; c++) { dot += w[e * C + c] * w[j * C + c]; }
-                for (int c = 0; c < C; c++) { w[e * C + c] -= dot * w[j * C + c]; }
+                for (int c = 0; c < C; c++) { w[e * C + c] -= dot * w[j * C + c]; } // (M92)
             }
             for (int c = 0; c < C; c++) { norm += w[e * C + c] * w[e * C + c]; }
-            for (int c = 0; c < C; c++) { w[e * C + c] /= sqrt(norm); }
+            for (int c = 0; c < C; c++) { w[e * C + c] /= sqrt(norm); } // (M93)
         }
     }
     for (int i = 0; i < E * C; i++) { W[i] = (float)w[i]; }
@@ -1191,9 +1191,9 @@ void moe_forward(GPT2* model, int l, float* y, const float* x, int N, int traini
     combine_forward(y, a->out, a->row_of, a->weight, N, C, E);
     if (c->S > 0) { // shared experts: one feed-forward layer beside the routed ones
         experts_forward(a->sout, a->spre, a->sact, x, p->sfcw, p->sfcb, p->sfcprojw, p->sfcprojb, all, 1, C, c->S * c->H);
-        residual_forward(y, y, a->sout, (size_t)N * C);
+        residual_forward(y, y, a->sout, (size_t)N * C); // (M77)
     }
-    for (int i = 0; training && i < N_AUX; i++) { model->aux += c->aux_weight[i] * a->aux[i]; }
+    for (int i = 0; training && i < N_AUX; i++) { model->aux += c->aux_weight[i] * a->aux[i]; } // (M56)
     if (training && model->recording) {
         record_forward(a->record_count, a->record_sum, &a->record_unrouted, a->open, a->k, x, N, C, E);
     }
@@ -1217,7 +1217,7 @@ void moe_backward(GPT2* model, int l, float* dx, const float* dy, const float* x
     if (SH > 0) {
         experts_backward(drow, drow + (size_t)N * C, d->sfcw, d->sfcb, d->sfcprojw, d->sfcprojb, dy, x, a->spre, a->sact, p->sfcw,
                          p->sfcprojw, all, 1, C, SH);
-        residual_forward(dx, dx, drow, (size_t)N * C);
+        residual_forward(dx, dx, drow, (size_t)N * C); // (M78)
     }
 }
 
@@ -1295,7 +1295,7 @@ float gpt2_forward(GPT2* model, const int* x, const int* y, int B, int T, int tr
     crossentropy_forward(model->losses, model->lse, model->logits, y, N, model->config.V, model->config.Vp);
     double sum = 0.0;
     for (int i = 0; i < N; i++) { sum += model->losses[i]; }
-    model->ce = (float)(sum / N);
+    model->ce = (float)(sum / N); // (M27)
     return model->ce;
 }
 
@@ -1337,7 +1337,7 @@ double gpt2_grad_norm(GPT2* model) {
                 model->step, model->table[i].name);
         total += sums[i];
     }
-    return sqrt(total);
+    return sqrt(total); // (M79)
 }
 
 void gpt2_stop_not_finite(GPT2* model) {
@@ -1365,16 +1365,16 @@ void adamw(float* p, const float* g, float* m, float* v, size_t n, float lr, flo
     #pragma omp for simd schedule(static) nowait
     for (size_t i = 0; i < n; i++) {
         float gi = scale * g[i];
-        m[i] = beta1 * m[i] + (1.0f - beta1) * gi;
-        v[i] = beta2 * v[i] + (1.0f - beta2) * gi * gi;
-        p[i] -= lr * ((m[i] / correction1) / (sqrtf(v[i] / correction2) + eps) + decay * p[i]);
+        m[i] = beta1 * m[i] + (1.0f - beta1) * gi; // (M81)
+        v[i] = beta2 * v[i] + (1.0f - beta2) * gi * gi; // (M82)
+        p[i] -= lr * ((m[i] / correction1) / (sqrtf(v[i] / correction2) + eps) + decay * p[i]); // (M84)
     }
 }
 
 void gpt2_update(GPT2* model, int step, float lr, float beta1, float beta2, float eps, float weight_decay, float scale) {
     // one AdamW step of every parameter; step counts from 0. The slots of inactive experts are left alone, moments too;
     // an active expert without rows is stepped like the rest, with gradient 0.
-    float correction1 = (float)(1.0 - pow(beta1, step + 1)), correction2 = (float)(1.0 - pow(beta2, step + 1));
+    float correction1 = (float)(1.0 - pow(beta1, step + 1)), correction2 = (float)(1.0 - pow(beta2, step + 1)); // (M83)
     #pragma omp parallel
     for (int i = 0; i < model->n_tensors; i++) {
         const Tensor* t = &model->table[i];
@@ -1393,7 +1393,7 @@ void unit_rows(float* W, const int* mask, int C, int E) {
     for (int e = 0; e < E; e++) {
         float norm = norm_of(W + (size_t)e * C, C);
         if (!mask[e] || norm <= NORM_EPS) { continue; }
-        for (int c = 0; c < C; c++) { W[(size_t)e * C + c] /= norm; }
+        for (int c = 0; c < C; c++) { W[(size_t)e * C + c] /= norm; } // (M85)
     }
 }
 
@@ -2608,7 +2608,7 @@ double train_step(GPT2* model, const Settings* s, const Data* data, Progress* p,
         routing_add(r, model);
     }
     *norm = (float)gpt2_grad_norm(model);
-    float clip = s->clip > 0.0f && *norm > s->clip ? s->clip / *norm : 1.0f;
+    float clip = s->clip > 0.0f && *norm > s->clip ? s->clip / *norm : 1.0f; // (M80)
     gpt2_update(model, p->step, learning_rate(s, p->step), s->beta1, s->beta2, 1e-8f, s->weight_decay, clip);
     if (s->unit_norm) { gpt2_unit_rows(model); }
     if (model->recording && s->period > 0 && p->step % s->period == 2 * s->window) { window_ends(model, s, p->step, log); }

@@ -11,7 +11,7 @@ may read the residual stream, each expert then with a LayerNorm of its own, as i
     ./train_vit_dynmoe --data FILE --out DIR         trains; --dtype bf16 (default where the GPU has it) or fp32
     make train-vit CUDA_ON_CPU=1                     runs this source without a GPU (docs/cuda_on_cpu.md)
 
-The letters:
+The letters; (M..) is an equation of docs/math.md:
     B pictures in a batch, T = 1 + patches tokens of a picture, N = B*T tokens, C channels, K numbers in a patch,
     L layers, NH heads, HS = C/NH, H hidden width of an expert, E experts in the pool (active or not), S shared experts,
     R routed rows: one row for each pair (token, expert that it uses); here each expert's rows start at a multiple of 128.
@@ -358,7 +358,7 @@ void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const 
         copy_rows_kernel<<<blocks_for((size_t)N * OC, BLOCK), BLOCK, 0, queue->stream>>>(out, bias, (size_t)N * OC, OC);
         LAUNCHED();
     }
-    matmul(out, inp, 0, weight, 1, N, OC, C, 1.0f, bias != NULL ? 1.0f : 0.0f);
+    matmul(out, inp, 0, weight, 1, N, OC, C, 1.0f, bias != NULL ? 1.0f : 0.0f); // (M1)
 }
 
 // Sums over rows, for gradients of vectors, in two steps and always in the same order: first each slab of SLAB rows, then those.
@@ -406,9 +406,9 @@ void matmul_backward(floatX* dinp, float* dweight, float* dbias, const floatX* d
     // forward: out = inp weight^T + bias
     // dout (N, OC) -> dinp (N, C) overwritten; dweight (OC, C), dbias (OC) or NULL added
     if (N == 0) { return; }
-    if (dinp != NULL) { matmul(dinp, dout, 0, weight, 0, N, C, OC, 1.0f, 0.0f); }
-    matmul(dweight, dout, 1, inp, 0, OC, C, N, 1.0f, 1.0f);
-    if (dbias != NULL) { column_sums_add(dbias, dout, scratch, N, OC); }
+    if (dinp != NULL) { matmul(dinp, dout, 0, weight, 0, N, C, OC, 1.0f, 0.0f); } // (M2)
+    matmul(dweight, dout, 1, inp, 0, OC, C, N, 1.0f, 1.0f); // (M3)
+    if (dbias != NULL) { column_sums_add(dbias, dout, scratch, N, OC); } // (M4)
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
@@ -612,11 +612,11 @@ __global__ void layernorm_forward_kernel(floatX* sum_out, floatX* out, float* me
         sum += x;
     }
     const floatX* x = b != NULL ? sum_out : a;
-    float m = warp_sum(sum) / (float)C;
+    float m = warp_sum(sum) / (float)C; // (M7)
     for (int c = lane; c < C; c += WARP) { float d = value(x[row + c]) - m; var += d * d; }
-    float r = 1.0f / sqrtf(warp_sum(var) / (float)C + 1e-5f);
+    float r = 1.0f / sqrtf(warp_sum(var) / (float)C + 1e-5f); // (M8)
     for (int c = lane; c < C; c += WARP) {
-        store(out + row + c, (value(x[row + c]) - m) * r * value(weight[c]) + value(bias[c]));
+        store(out + row + c, (value(x[row + c]) - m) * r * value(weight[c]) + value(bias[c])); // (M9)
     }
     if (lane == 0) { mean[i] = m; rstd[i] = r; }
 }
@@ -644,7 +644,7 @@ __global__ void layernorm_backward_kernel(floatX* dinp, const floatX* dout, cons
     int i = warp_index(), lane = lane_index();
     if (i >= N) { return; }
     size_t row = (size_t)i * C;
-    float a = 0.0f, b = 0.0f, m = mean[i], r = rstd[i]; // a, b: means of dnorm and of dnorm * norm
+    float a = 0.0f, b = 0.0f, m = mean[i], r = rstd[i]; // a, b: means of dnorm and of dnorm * norm (M11)
     for (int c = lane; c < C; c += WARP) {
         float dnorm = value(dout[row + c]) * value(weight[c]);
         a += dnorm;
@@ -653,7 +653,7 @@ __global__ void layernorm_backward_kernel(floatX* dinp, const floatX* dout, cons
     a = warp_sum(a) / (float)C;
     b = warp_sum(b) / (float)C;
     for (int c = lane; c < C; c += WARP) {
-        float d = (value(dout[row + c]) * value(weight[c]) - a - (value(inp[row + c]) - m) * r * b) * r;
+        float d = (value(dout[row + c]) * value(weight[c]) - a - (value(inp[row + c]) - m) * r * b) * r; // (M12)
         store(dinp + row + c, value(dinp[row + c]) + d);
     }
 }
@@ -667,7 +667,7 @@ __global__ void layernorm_backward_weights_kernel(float* partial, const floatX* 
     float w = 0.0f, b = 0.0f;
     for (int i = blockIdx.y * SLAB + threadIdx.y; c < C && i < end; i += 8) {
         float d = value(dout[(size_t)i * C + c]);
-        w += d * (value(inp[(size_t)i * C + c]) - mean[i]) * rstd[i];
+        w += d * (value(inp[(size_t)i * C + c]) - mean[i]) * rstd[i]; // (M10)
         b += d;
     }
     sums[0][threadIdx.y][threadIdx.x] = w;
@@ -736,7 +736,7 @@ __global__ void softmax_forward_kernel(floatX* att, int rows, int T, int causal)
     max = warp_max(max);
     for (int j = lane; j < valid; j += WARP) { sum += expf(value(row[j]) - max); }
     sum = warp_sum(sum);
-    for (int j = lane; j < T; j += WARP) { store(row + j, j < valid ? expf(value(row[j]) - max) / sum : 0.0f); }
+    for (int j = lane; j < T; j += WARP) { store(row + j, j < valid ? expf(value(row[j]) - max) / sum : 0.0f); } // (M13)
 }
 
 template <typename floatX>
@@ -748,7 +748,7 @@ __global__ void softmax_backward_kernel(floatX* datt, const floatX* att, int row
     float sum = 0.0f;
     for (int j = lane; j < T; j += WARP) { sum += value(a[j]) * value(d[j]); }
     sum = warp_sum(sum);
-    for (int j = lane; j < T; j += WARP) { store(d + j, value(a[j]) * (value(d[j]) - sum)); }
+    for (int j = lane; j < T; j += WARP) { store(d + j, value(a[j]) * (value(d[j]) - sum)); } // (M14)
 }
 
 template <typename floatX>
@@ -761,10 +761,10 @@ void attention_forward(floatX* out, floatX* att, floatX* qkvr, floatX* scratch, 
     floatX *q = qkvr, *k = q + n, *v = k + n;
     permute_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(q, k, v, qkv, n, T, C, HS);
     LAUNCHED();
-    matmul_batched(att, q, 0, k, 1, T, T, HS, 1.0f / sqrtf((float)HS), B * NH);
+    matmul_batched(att, q, 0, k, 1, T, T, HS, 1.0f / sqrtf((float)HS), B * NH); // (M15)
     softmax_forward_kernel<<<WARPS((size_t)B * NH * T)>>>(att, B * NH * T, T, causal);
     LAUNCHED();
-    matmul_batched(scratch, att, 0, v, 0, T, HS, T, 1.0f, B * NH);
+    matmul_batched(scratch, att, 0, v, 0, T, HS, T, 1.0f, B * NH); // (M16)
     unpermute_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(out, scratch, n, T, C, HS, C);
     LAUNCHED();
 }
@@ -780,12 +780,12 @@ void attention_backward(floatX* dqkv, floatX* datt, floatX* dqkvr, floatX* scrat
     const floatX *q = qkvr, *k = q + n, *v = k + n;
     permute_out_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(scratch, dout, n, T, C, HS);
     LAUNCHED();
-    matmul_batched(dqkvr + 2 * n, att, 1, scratch, 0, T, HS, T, 1.0f, B * NH);    // dv = att^T dout
-    matmul_batched(datt, scratch, 0, v, 1, T, T, HS, 1.0f, B * NH);               // datt = dout v^T
+    matmul_batched(dqkvr + 2 * n, att, 1, scratch, 0, T, HS, T, 1.0f, B * NH);    // dv = att^T dout (M17)
+    matmul_batched(datt, scratch, 0, v, 1, T, T, HS, 1.0f, B * NH);               // datt = dout v^T (M18)
     softmax_backward_kernel<<<WARPS((size_t)B * NH * T)>>>(datt, att, B * NH * T, T);
     LAUNCHED();
-    matmul_batched(dqkvr, datt, 0, k, 0, T, HS, T, scale, B * NH);                // dq = datt k
-    matmul_batched(dqkvr + n, datt, 1, q, 0, T, HS, T, scale, B * NH);            // dk = datt^T q
+    matmul_batched(dqkvr, datt, 0, k, 0, T, HS, T, scale, B * NH);                // dq = datt k (M19)
+    matmul_batched(dqkvr + n, datt, 1, q, 0, T, HS, T, scale, B * NH);            // dk = datt^T q (M20)
     for (int i = 0; i < 3; i++) {
         unpermute_kernel<<<blocks_for(n, BLOCK), BLOCK>>>(dqkv + i * C, dqkvr + i * n, n, T, C, HS, 3 * C);
         LAUNCHED();
@@ -960,7 +960,7 @@ __global__ void flash_forward_kernel(bf16* out, float* lse, const bf16* qkv, int
             tile_fetch(K[(j + 1) % 2], k, (j + 1) * TILE, 3 * C, T);
             tile_fetch(V[(j + 1) % 2], v, (j + 1) * TILE, 3 * C, T);
         }
-        for (int n = 0; n < 8; n += 2) { add_scores(s + n, a, K[j % 2] + n * 8); }
+        for (int n = 0; n < 8; n += 2) { add_scores(s + n, a, K[j % 2] + n * 8); } // (M15)
         for (int i = 0; j == tiles - 1 && i < 32; i++) { // only the last tile has keys that a query does not see
             int query = first + lane / 4 + i % 4 / 2 * 8, key = j * TILE + i / 4 * 8 + lane % 4 * 2 + i % 2;
             if (!sees<causal>(query, key, T)) { s[i / 4][i % 4] = -FLT_MAX; }
@@ -980,7 +980,7 @@ __global__ void flash_forward_kernel(bf16* out, float* lse, const bf16* qkv, int
             }
             l[i] = l[i] * shrink + sum;
         }
-        for (int n = 0; n < 8; n += 2) { add_rows(o, s + n, V[j % 2] + n * 8); }
+        for (int n = 0; n < 8; n += 2) { add_rows(o, s + n, V[j % 2] + n * 8); } // (M13) (M16)
     }
     for (int i = 0; i < 2; i++) {
         int row = first + lane / 4 + i * 8;
@@ -1038,7 +1038,7 @@ __global__ void flash_dkdv_kernel(bf16* dqkv, const bf16* dout, const float* lse
         for (int n = 0; n < TILE; n += 16) {
             float p[2][4] = {}, ds[2][4] = {};
             add_scores(p, k, Q[j % 2] + n);
-            add_scores(ds, v, D[j % 2] + n); // dp
+            add_scores(ds, v, D[j % 2] + n); // dp (M18)
             for (int i = 0; (j == begin || j == blocks - 1) && i < 8; i++) { // the other tiles see and are seen
                 int key = first + lane / 4 + i % 4 / 2 * 8, query = j * TILE + n + i / 4 * 8 + lane % 4 * 2 + i % 2;
                 if (!sees<causal>(query, key, T)) { p[i / 4][i % 4] = -FLT_MAX; }
@@ -1046,10 +1046,10 @@ __global__ void flash_dkdv_kernel(bf16* dqkv, const bf16* dout, const float* lse
             for (int i = 0; i < 8; i++) {
                 int col = n + i / 4 * 8 + lane % 4 * 2 + i % 2;
                 p[i / 4][i % 4] = exp2_fast(p[i / 4][i % 4] * (0.125f * LOG2E) - L[j % 2][col] * LOG2E);
-                ds[i / 4][i % 4] = p[i / 4][i % 4] * (ds[i / 4][i % 4] - Delta[j % 2][col]);
+                ds[i / 4][i % 4] = p[i / 4][i % 4] * (ds[i / 4][i % 4] - Delta[j % 2][col]); // (M14)
             }
-            add_rows(dv, p, D[j % 2] + n);
-            add_rows(dk, ds, Q[j % 2] + n);
+            add_rows(dv, p, D[j % 2] + n); // (M17)
+            add_rows(dk, ds, Q[j % 2] + n); // (M20)
         }
     }
     const float scale[2] = {0.125f, 0.125f}, one[2] = {1.0f, 1.0f};
@@ -1088,16 +1088,16 @@ __global__ void flash_dq_kernel(bf16* dqkv, const bf16* dout, const float* lse, 
         for (int n = 0; n < TILE; n += 16) {
             float s[2][4] = {}, ds[2][4] = {};
             add_scores(s, a, K[j % 2] + n);
-            add_scores(ds, d, V[j % 2] + n); // dp
+            add_scores(ds, d, V[j % 2] + n); // dp (M18)
             for (int i = 0; j == tiles - 1 && i < 8; i++) {
                 int query = first + lane / 4 + i % 4 / 2 * 8, key = j * TILE + n + i / 4 * 8 + lane % 4 * 2 + i % 2;
                 if (!sees<causal>(query, key, T)) { s[i / 4][i % 4] = -FLT_MAX; }
             }
             for (int i = 0; i < 8; i++) {
                 float p = exp2_fast(s[i / 4][i % 4] * (0.125f * LOG2E) - L[i % 4 / 2]);
-                ds[i / 4][i % 4] = p * (ds[i / 4][i % 4] - Delta[i % 4 / 2]);
+                ds[i / 4][i % 4] = p * (ds[i / 4][i % 4] - Delta[i % 4 / 2]); // (M14)
             }
-            add_rows(dq, ds, K[j % 2] + n);
+            add_rows(dq, ds, K[j % 2] + n); // (M19)
         }
     }
     const float scale[2] = {0.125f, 0.125f};
@@ -1121,12 +1121,12 @@ void flash_backward(bf16* dqkv, float* delta, const bf16* dout, const bf16* out,
     LAUNCHED();
 }
 
-__device__ inline float gelu_u(float x) { return 1.5957691216f * (x + 0.044715f * x * x * x); } // 2 sqrt(2/pi) (x + 0.044715 x^3)
+__device__ inline float gelu_u(float x) { return 1.5957691216f * (x + 0.044715f * x * x * x); } // 2 sqrt(2/pi) (x + ..) (M21)
 
 template <typename floatX>
 __global__ void gelu_forward_kernel(floatX* out, const floatX* inp, size_t n) { // one thread for each number
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) { store(out + i, value(inp[i]) / (1.0f + expf(-gelu_u(value(inp[i]))))); }
+    if (i < n) { store(out + i, value(inp[i]) / (1.0f + expf(-gelu_u(value(inp[i]))))); } // (M22)
 }
 
 template <typename floatX>
@@ -1142,7 +1142,7 @@ __global__ void gelu_backward_kernel(floatX* dinp, const floatX* dout, const flo
     if (i >= n) { return; }
     float x = value(inp[i]), s = 1.0f / (1.0f + expf(-gelu_u(x)));
     float du = 1.5957691216f * (1.0f + 3.0f * 0.044715f * x * x);
-    store(dinp + i, value(dout[i]) * (s + x * s * (1.0f - s) * du));
+    store(dinp + i, value(dout[i]) * (s + x * s * (1.0f - s) * du)); // (M23)
 }
 
 template <typename floatX>
@@ -1155,7 +1155,7 @@ void gelu_backward(floatX* dinp, const floatX* dout, const floatX* inp, size_t n
 template <typename floatX>
 __global__ void residual_forward_kernel(floatX* out, const floatX* a, const floatX* b, size_t n) { // one thread for each number
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) { store(out + i, value(a[i]) + value(b[i])); }
+    if (i < n) { store(out + i, value(a[i]) + value(b[i])); } // (M24)
 }
 
 template <typename floatX>
@@ -1209,16 +1209,16 @@ __global__ void gate_forward_kernel(int* open, int* k, float* weight, float* cos
     int best = -1, opened = 0;
     float best_cosine = 0.0f;
     for (int e = 0; e < E; e++) { // every lane comes to the same decisions
-        float c = row_dot(row, W + (size_t)e * C, C) / (fmaxf(norm, NORM_EPS) * fmaxf(wnorm[e], NORM_EPS));
-        int is_open = mask[e] && c > G[e];
-        opened += is_open;
+        float c = row_dot(row, W + (size_t)e * C, C) / (fmaxf(norm, NORM_EPS) * fmaxf(wnorm[e], NORM_EPS)); // (M29)
+        int is_open = mask[e] && c > G[e]; // (M30)
+        opened += is_open; // (M31)
         if (mask[e] && (best < 0 || c > best_cosine)) { best = e; best_cosine = c; }
         if (lane == 0) { cosine[(size_t)i * E + e] = c; open[(size_t)i * E + e] = is_open; }
     }
     if (lane != 0) { return; }
     xnorm[i] = norm;
     k[i] = opened;
-    if (opened == 0 && fallback && best >= 0) { open[(size_t)i * E + best] = 1; }
+    if (opened == 0 && fallback && best >= 0) { open[(size_t)i * E + best] = 1; } // (M32), then (M33)
     for (int e = 0; e < E; e++) { weight[(size_t)i * E + e] = (float)open[(size_t)i * E + e] / (float)(opened > 0 ? opened : 1); }
 }
 
@@ -1250,9 +1250,9 @@ __global__ void softmax_gate_forward_kernel(int* open, int* k, float* weight, fl
         if (lane == 0) { p[e] = z; }
     }
     if (lane != 0) { return; }
-    for (int e = 0; e < E; e++) { p[e] = mask[e] ? expf(p[e] - max) : 0.0f; sum += p[e]; }
+    for (int e = 0; e < E; e++) { p[e] = mask[e] ? expf(p[e] - max) : 0.0f; sum += p[e]; } // (M67)
     for (int e = 0; e < E; e++) { p[e] /= sum > 0.0f ? sum : 1.0f; w[e] = 0.0f; o[e] = 0; }
-    for (; n < K && (n == 0 || taken < P); n++) {
+    for (; n < K && (n == 0 || taken < P); n++) { // (M68)
         int best = -1;
         for (int e = 0; e < E; e++) { if (mask[e] && !o[e] && (best < 0 || p[e] > p[best])) { best = e; } }
         if (best < 0) { break; }
@@ -1261,7 +1261,7 @@ __global__ void softmax_gate_forward_kernel(int* open, int* k, float* weight, fl
         taken += p[best];
     }
     k[i] = n;
-    for (int e = 0; renormalise && e < E; e++) { w[e] /= taken > 0.0f ? taken : 1.0f; }
+    for (int e = 0; renormalise && e < E; e++) { w[e] /= taken > 0.0f ? taken : 1.0f; } // (M69)
 }
 
 template <typename floatX>
@@ -1276,7 +1276,7 @@ __global__ void token_sums_kernel(double* out, const float* a, int N, int E, int
     double sum = 0.0;
     for (int i = threadIdx.x; i < N; i += BLOCK) {
         float p = a[(size_t)i * E + blockIdx.x];
-        sum += entropy ? (p > 0.0f ? -(double)p * log((double)p) : 0.0) : (double)p;
+        sum += entropy ? (p > 0.0f ? -(double)p * log((double)p) : 0.0) : (double)p; // (M72)
     }
     sum = block_sum(sum);
     if (threadIdx.x == 0) { out[blockIdx.x] = sum; }
@@ -1363,7 +1363,7 @@ __global__ void dispatch_fill_kernel(int* row_of, int* row_token, const int* blo
         __syncthreads();
         int row = block_count[(size_t)blockIdx.x * E + e] + __popc(all & ((1u << lane_index()) - 1));
         for (int w = 0; w < warp; w++) { row += warp_count[w]; }
-        if (i < N) { row_of[(size_t)i * E + e] = mine ? row : -1; }
+        if (i < N) { row_of[(size_t)i * E + e] = mine ? row : -1; } // (M34)
         if (mine) { row_token[row] = i; }
         __syncthreads(); // before warp_count is written again
     }
@@ -1400,7 +1400,7 @@ __global__ void gather_forward_kernel(floatX* xr, const floatX* x, const int* ro
     if (r >= R) { return; }
     int i = row_token[r];
     for (int c = lane_index(); c < C; c += WARP) { // padding rows become 0
-        if (i >= 0) { xr[(size_t)r * C + c] = x[(size_t)i * C + c]; } else { store(xr + (size_t)r * C + c, 0.0f); }
+        if (i >= 0) { xr[(size_t)r * C + c] = x[(size_t)i * C + c]; } else { store(xr + (size_t)r * C + c, 0.0f); } // (M35)
     }
 }
 
@@ -1417,10 +1417,10 @@ void feedforward_forward(floatX* out, floatX* pre, floatX* act, const floatX* x,
                          const floatX* fcprojw, const floatX* fcprojb, int n, int C, int H) {
     // out (n, C) = gelu(x fcw^T + fcb) fcprojw^T + fcprojb; pre, act (n, H) are kept for backward
     if (!matmul_epilogue(act, x, fcw, 1, n, H, C, CUBLASLT_EPILOGUE_GELU_AUX_BIAS, fcb, pre)) {
-        matmul_forward(pre, x, fcw, fcb, n, C, H);
-        gelu_forward(act, pre, (size_t)n * H);
+        matmul_forward(pre, x, fcw, fcb, n, C, H); // (M40)
+        gelu_forward(act, pre, (size_t)n * H); // (M41)
     }
-    matmul_forward(out, act, fcprojw, fcprojb, n, H, C);
+    matmul_forward(out, act, fcprojw, fcprojb, n, H, C); // (M42)
 }
 
 template <typename floatX>
@@ -1430,10 +1430,10 @@ void feedforward_backward(floatX* dx, floatX* dpre, float* dfcw, float* dfcb, fl
     // dout (n, C) -> dx (n, C), which may be dout; dpre (n, H) is scratch; gradients of the weights added
     matmul_backward((floatX*)NULL, dfcprojw, dfcprojb, dout, act, fcprojw, scratch, n, H, C);
     if (!matmul_epilogue(dpre, dout, fcprojw, 0, n, H, C, CUBLASLT_EPILOGUE_DGELU, (const floatX*)NULL, (floatX*)pre)) {
-        matmul(dpre, dout, 0, fcprojw, 0, n, H, C, 1.0f, 0.0f);
-        gelu_backward(dpre, dpre, pre, (size_t)n * H);
+        matmul(dpre, dout, 0, fcprojw, 0, n, H, C, 1.0f, 0.0f); // (M43)
+        gelu_backward(dpre, dpre, pre, (size_t)n * H); // (M44)
     }
-    matmul_backward(dx, dfcw, dfcb, dpre, x, fcw, scratch, n, C, H);
+    matmul_backward(dx, dfcw, dfcb, dpre, x, fcw, scratch, n, C, H); // (M45)
 }
 
 Queue* expert_queue(int n) { return &queues[expert_queues > 0 ? 1 + n % expert_queues : 0]; } // of the n-th expert that has rows
@@ -1485,7 +1485,7 @@ __global__ void combine_forward_kernel(floatX* y, const floatX* residual, const 
         float sum = 0.0f;
         for (int e = 0; e < E; e++) {
             int r = row_of[(size_t)i * E + e];
-            if (r >= 0) { sum += (weight != NULL ? weight[(size_t)i * E + e] : 1.0f) * value(out[(size_t)r * C + c]); }
+            if (r >= 0) { sum += (weight != NULL ? weight[(size_t)i * E + e] : 1.0f) * value(out[(size_t)r * C + c]); } // (M37)
         }
         store(y + (size_t)i * C + c, residual != NULL ? value(residual[(size_t)i * C + c]) + sum : sum);
     }
@@ -1502,7 +1502,7 @@ void combine_forward(floatX* y, const floatX* residual, const floatX* out, const
 template <typename floatX>
 void gather_backward(floatX* dx, const floatX* dxr, const int* row_of, int N, int C, int E) {
     // forward: xr[row_of[i, e]] = x[i]. dxr (R, C) -> dx (N, C) = sum over the token's rows, 0 for a token without rows
-    combine_forward(dx, (const floatX*)NULL, dxr, row_of, (const float*)NULL, N, C, E);
+    combine_forward(dx, (const floatX*)NULL, dxr, row_of, (const float*)NULL, N, C, E); // (M36)
 }
 
 template <typename floatX>
@@ -1517,10 +1517,10 @@ __global__ void combine_backward_kernel(floatX* dout, float* dweight, const floa
         for (int c = lane; r >= 0 && c < C; c += WARP) {
             float d = value(dy[(size_t)i * C + c]);
             dot += d * value(out[(size_t)r * C + c]);
-            store(dout + (size_t)r * C + c, w * d);
+            store(dout + (size_t)r * C + c, w * d); // (M38)
         }
         dot = warp_sum(dot);
-        if (lane == 0) { dweight[(size_t)i * E + e] = dot; }
+        if (lane == 0) { dweight[(size_t)i * E + e] = dot; } // (M39)
     }
 }
 
@@ -1570,14 +1570,14 @@ __global__ void gate_gradient_kernel(float* dgate, const int* open, const int* k
     float *d = dgate + (size_t)i * E, share = 1.0f / (float)(k[i] > 0 ? k[i] : 1), mean = 0.0f, mean_ce = 0.0f;
     const int* o = open + (size_t)i * E;
     for (int e = 0; e < E; e++) {
-        d[e] *= share;
+        d[e] *= share; // (M46)
         mean += share * d[e];
         mean_ce += o[e] ? share * ce.of[e] : 0.0f;
     }
     for (int e = 0; e < E; e++) {
         if (!o[e]) { continue; }
-        if (normalised) { d[e] -= mean; }
-        if (k[i] > 0) { d[e] += balance * share * (ce.of[e] - mean_ce) + efficiency; }
+        if (normalised) { d[e] -= mean; } // (M47)
+        if (k[i] > 0) { d[e] += balance * share * (ce.of[e] - mean_ce) + efficiency; } // (M64) (M66)
     }
 }
 
@@ -1589,12 +1589,12 @@ __global__ void gate_backward_scores_kernel(float* dgate, double* sums, const in
     double sum_da = 0.0, sum_dc_c = 0.0;
     for (int i = threadIdx.x; i < N; i += BLOCK) {
         size_t ie = (size_t)i * E + e;
-        if (!open[ie]) { dgate[ie] = 0.0f; continue; }
-        float p = sigmoid(tau * cosine[ie]), dc = tau * dgate[ie] * p * (1.0f - p);
+        if (!open[ie]) { dgate[ie] = 0.0f; continue; } // (M48)
+        float p = sigmoid(tau * cosine[ie]), dc = tau * dgate[ie] * p * (1.0f - p); // (M49)
         sum_da += (double)dgate[ie];
         sum_dc_c += (double)(dc * cosine[ie]);
         int directions = xnorm[i] > NORM_EPS && wnorm[e] > NORM_EPS; // a zero vector has none: no gradient, no NaN
-        dgate[ie] = directions ? dc / (xnorm[i] * wnorm[e]) : 0.0f;
+        dgate[ie] = directions ? dc / (xnorm[i] * wnorm[e]) : 0.0f; // (M51)
     }
     sum_da = block_sum(sum_da);
     sum_dc_c = block_sum(sum_dc_c);
@@ -1609,7 +1609,7 @@ __global__ void gate_backward_W_kernel(float* partial, const float* dscore, cons
         float sum = 0.0f;
         for (int i = begin; i < end; i++) {
             float d = dscore[(size_t)i * E + e];
-            if (d != 0.0f) { sum += d * value(x[(size_t)i * C + c]); }
+            if (d != 0.0f) { sum += d * value(x[(size_t)i * C + c]); } // (M52) (M75)
         }
         partial[((size_t)blockIdx.x * E + e) * C + c] = sum;
     }
@@ -1620,10 +1620,10 @@ __global__ void gate_backward_G_kernel(float* dW, float* dG, const double* sums,
     // one block for each expert: the part of dW along W_e, and dG
     int e = blockIdx.x;
     float q = sigmoid(tau * G[e]), along = (float)sums[E + e];
-    if (threadIdx.x == 0) { dG[e] -= tau * q * (1.0f - q) * (float)sums[e]; }
+    if (threadIdx.x == 0) { dG[e] -= tau * q * (1.0f - q) * (float)sums[e]; } // (M50)
     if (wnorm[e] <= NORM_EPS) { return; }
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
-        dW[(size_t)e * C + c] -= along * W[(size_t)e * C + c] / (wnorm[e] * wnorm[e]);
+        dW[(size_t)e * C + c] -= along * W[(size_t)e * C + c] / (wnorm[e] * wnorm[e]); // (M53)
     }
 }
 
@@ -1638,8 +1638,8 @@ __global__ void gate_backward_x_kernel(floatX* dx, const float* dscore, const fl
     for (int e = 0; cosine != NULL && xnorm[i] > NORM_EPS &&
          e < E; e++) { along += d[e] * wnorm[e] / xnorm[i] * cosine[(size_t)i * E + e]; }
     for (int c = lane_index(); c < C; c += WARP) {
-        float sum = value(dx[(size_t)i * C + c]) - along * value(x[(size_t)i * C + c]);
-        for (int e = 0; e < E; e++) { sum += d[e] != 0.0f ? d[e] * W[(size_t)e * C + c] : 0.0f; }
+        float sum = value(dx[(size_t)i * C + c]) - along * value(x[(size_t)i * C + c]); // (M55)
+        for (int e = 0; e < E; e++) { sum += d[e] != 0.0f ? d[e] * W[(size_t)e * C + c] : 0.0f; } // (M54) (M76)
         store(dx + (size_t)i * C + c, sum);
     }
 }
@@ -1670,11 +1670,11 @@ __global__ void softmax_gate_scores_kernel(float* dweight, const int* open, cons
     float *d = dweight + (size_t)i * E, taken = 0.0f, along = 0.0f, sum = 0.0f;
     for (int e = 0; e < E; e++) { taken += o[e] ? p[e] : 0.0f; along += w[e] * d[e]; }
     for (int e = 0; e < E; e++) {
-        if (!o[e]) { d[e] = 0.0f; } else if (renormalise) { d[e] = (d[e] - along) / taken; }
-        d[e] += balance * share.of[e] - (p[e] > 0.0f ? entropy * (logf(p[e]) + 1.0f) : 0.0f);
+        if (!o[e]) { d[e] = 0.0f; } else if (renormalise) { d[e] = (d[e] - along) / taken; } // (M70)
+        d[e] += balance * share.of[e] - (p[e] > 0.0f ? entropy * (logf(p[e]) + 1.0f) : 0.0f); // (M73)
         sum += p[e] * d[e];
     }
-    for (int e = 0; e < E; e++) { d[e] = p[e] * (d[e] - sum); }
+    for (int e = 0; e < E; e++) { d[e] = p[e] * (d[e] - sum); } // (M74)
 }
 
 template <typename floatX>
@@ -1704,17 +1704,17 @@ float diversity_loss(float* dW, const float* W, const float* wnorm, const int* m
             int both = i != j && mask[i] && mask[j] && wnorm[i] > NORM_EPS && wnorm[j] > NORM_EPS;
             double dot = 0.0;
             for (int c = 0; both && c < C; c++) { dot += (double)W[(size_t)i * C + c] * W[(size_t)j * C + c]; }
-            A[i * E + j] = both ? dot / ((double)wnorm[i] * wnorm[j]) : 0.0;
+            A[i * E + j] = both ? dot / ((double)wnorm[i] * wnorm[j]) : 0.0; // (M57)
             along[i] += A[i * E + j] * A[i * E + j];
         }
         sum += along[i];
     }
-    double F = sqrt(sum);
+    double F = sqrt(sum); // (M58)
     for (int i = 0; dW != NULL && F > 0.0 && i < E; i++) {
         for (int c = 0; along[i] > 0.0 && c < C; c++) {
             double dv = -along[i] * W[(size_t)i * C + c] / wnorm[i]; // minus the part along v_i
             for (int j = 0; j < E; j++) { if (A[i * E + j] != 0.0) { dv += A[i * E + j] * W[(size_t)j * C + c] / wnorm[j]; } }
-            dW[(size_t)i * C + c] += (float)(weight * 2.0 / F * dv / wnorm[i]);
+            dW[(size_t)i * C + c] += (float)(weight * 2.0 / F * dv / wnorm[i]); // (M59)
         }
     }
     return (float)F;
@@ -1726,10 +1726,10 @@ float simplicity_loss(float* dW, const float* W, const float* wnorm, const int* 
     for (int e = 0; e < E; e++) { sum += mask[e] ? wnorm[e] : 0.0f; active += (float)mask[e]; }
     for (int e = 0; dW != NULL && e < E; e++) {
         for (int c = 0; mask[e] && wnorm[e] > NORM_EPS && c < C; c++) {
-            dW[(size_t)e * C + c] += weight / active * W[(size_t)e * C + c] / wnorm[e];
+            dW[(size_t)e * C + c] += weight / active * W[(size_t)e * C + c] / wnorm[e]; // (M61)
         }
     }
-    return active > 0.0f ? sum / active : 0.0f;
+    return active > 0.0f ? sum / active : 0.0f; // (M60)
 }
 
 // ----------------------------------------------------------------------------------------------------------------------
@@ -1746,10 +1746,10 @@ int adapt_update(int* mask, float* W, float* G, int* removed, const int64_t* cou
     int active = 0, slot = ADD_FULL;
     for (int c = 0; c < C; c++) { length += sum[c] * sum[c]; }
     length = sqrt(length);
-    int want = unrouted > 0 && length > 1e-12; // the new row of W is R_S/|R_S|: it needs a direction
+    int want = unrouted > 0 && length > 1e-12; // the new row of W is R_S/|R_S|: it needs a direction (M88)
     for (int e = 0; e < E; e++) { active += mask[e]; removed[e] = 0; }
     for (int e = 0; e < E; e++) {
-        if (mask[e] && count[e] == 0 && active - 1 + want >= min_experts) {
+        if (mask[e] && count[e] == 0 && active - 1 + want >= min_experts) { // (M89)
             mask[e] = 0;
             removed[e] = 1;
             active--;
@@ -1758,9 +1758,9 @@ int adapt_update(int* mask, float* W, float* G, int* removed, const int64_t* cou
     if (!want) { return ADD_NONE; }
     for (int e = E - 1; e >= 0; e--) { if (!mask[e]) { slot = e; } }
     if (slot >= 0) {
-        mask[slot] = 1;
+        mask[slot] = 1; // (M90)
         G[slot] = 0.0f;
-        for (int c = 0; c < C; c++) { W[(size_t)slot * C + c] = (float)(sum[c] / length); }
+        for (int c = 0; c < C; c++) { W[(size_t)slot * C + c] = (float)(sum[c] / length); } // (M91)
     }
     return slot;
 }
@@ -2149,10 +2149,10 @@ void orthogonal_rows(float* W, int E, int C, uint64_t* rng) {
             for (int j = 0; j < e; j++) {
                 double dot = 0.0;
                 for (int c = 0; c < C; c++) { dot += w[e * C + c] * w[j * C + c]; }
-                for (int c = 0; c < C; c++) { w[e * C + c] -= dot * w[j * C + c]; }
+                for (int c = 0; c < C; c++) { w[e * C + c] -= dot * w[j * C + c]; } // (M92)
             }
             for (int c = 0; c < C; c++) { norm += w[e * C + c] * w[e * C + c]; }
-            for (int c = 0; c < C; c++) { w[e * C + c] /= sqrt(norm); }
+            for (int c = 0; c < C; c++) { w[e * C + c] /= sqrt(norm); } // (M93)
         }
     }
     for (int i = 0; i < E * C; i++) { W[i] = (float)w[i]; }
@@ -2195,9 +2195,9 @@ void route_losses(ViT* model, Device<floatX>* d, int l, int N) {
     for (int k = 0; k <= E; k++) { rows += (double)k * a->hist[k]; }
     if (per > active && c->router != TOP_P) { per = active; }
     memset(a->aux, 0, sizeof a->aux);
-    a->aux[EFFICIENCY] = (float)(rows / ((double)N * E));
+    a->aux[EFFICIENCY] = (float)(rows / ((double)N * E)); // (M65)
     for (int e = 0; e < E; e++) { // top-any: ce_e, of the routed tokens; softmax: E_a / n * the part of the tokens that use e
-        a->share.of[e] = c->router == TOP_ANY ? (n1 > 0 ? (float)((double)a->used[e] / n1) : 0.0f)
+        a->share.of[e] = c->router == TOP_ANY ? (n1 > 0 ? (float)((double)a->used[e] / n1) : 0.0f) // (M62) (M71)
                                               : (float)((double)active / per * a->count[e] / N);
     }
     if (c->aux_weight[BALANCE] != 0.0f) {
@@ -2207,7 +2207,7 @@ void route_losses(ViT* model, Device<floatX>* d, int l, int N) {
             double mean = c->router != TOP_ANY ? sums[e] / N : n1 > 0 ? (sums[e] - (a->count[e] - a->used[e])) / n1 : 0.0;
             sum += mean * (double)a->share.of[e];
         }
-        a->aux[BALANCE] = (float)(c->router == TOP_ANY ? E * sum : sum);
+        a->aux[BALANCE] = (float)(c->router == TOP_ANY ? E * sum : sum); // (M63)
     }
     if (c->aux_weight[ENTROPY] != 0.0f) {
         token_sums(sums, g->score, d->expert_sums, N, E, 1);
@@ -2249,7 +2249,7 @@ __global__ void record_sum_kernel(double* sum, const int* k, const floatX* x, in
     int c = blockIdx.x * blockDim.x + threadIdx.x;
     if (c >= C) { return; }
     double s = sum[c];
-    for (int i = 0; i < N; i++) { if (k[i] == 0) { s += (double)value(x[(size_t)i * C + c]); } }
+    for (int i = 0; i < N; i++) { if (k[i] == 0) { s += (double)value(x[(size_t)i * C + c]); } } // (M87)
     sum[c] = s;
 }
 
@@ -2286,13 +2286,13 @@ void moe_forward(ViT* model, Device<floatX>* d, int l, floatX* y, const floatX* 
     combine_forward(y, residual, g->out, g->row_of, g->weight, N, C, E);
     if (c->S > 0) { // shared experts: one feed-forward layer beside the routed ones
         feedforward_forward(g->sout, g->spre, g->sact, x, p->sfcw, p->sfcb, p->sfcprojw, p->sfcprojb, N, C, c->S * c->H);
-        residual_forward(y, y, g->sout, (size_t)N * C);
+        residual_forward(y, y, g->sout, (size_t)N * C); // (M77)
     }
     if (!training) { return; }
     route_losses(model, d, l, N);
-    for (int i = 0; i < N_AUX; i++) { model->aux += c->aux_weight[i] * a->aux[i]; }
+    for (int i = 0; i < N_AUX; i++) { model->aux += c->aux_weight[i] * a->aux[i]; } // (M56)
     if (!model->recording) { return; }
-    for (int e = 0; e < E; e++) { a->record_count[e] += a->used[e]; }
+    for (int e = 0; e < E; e++) { a->record_count[e] += a->used[e]; } // (M86)
     a->record_unrouted += a->unrouted;
     record_sum_kernel<<<blocks_for((size_t)C, WARP), WARP>>>(g->record_sum, g->k, x, N, C);
     LAUNCHED();
@@ -2335,7 +2335,7 @@ void moe_backward(ViT* model, Device<floatX>* d, int l, floatX* dx, const floatX
     if (SH > 0) {
         feedforward_backward(drow, drow + (size_t)N * C, dp->sfcw, dp->sfcb, dp->sfcprojw, dp->sfcprojb, dy, x, g->spre, g->sact,
                              p->sfcw, p->sfcprojw, d->sums, N, C, SH);
-        residual_forward(dx, dx, drow, (size_t)N * C);
+        residual_forward(dx, dx, drow, (size_t)N * C); // (M78)
     }
 }
 
@@ -2526,7 +2526,7 @@ double device_grad_norm(ViT* model) {
                 t->name);
         total += sum;
     }
-    return sqrt(total);
+    return sqrt(total); // (M79)
 }
 
 double vit_grad_norm(ViT* model) { // sqrt of the sum of squares of all gradients
@@ -2567,10 +2567,10 @@ __global__ void adamw_kernel(float* p, floatX* param, const float* g, float* m, 
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) { return; }
     float gi = scale * g[i];
-    float mi = m[i] = beta1 * m[i] + (1.0f - beta1) * gi;
-    float vi = v[i] = beta2 * v[i] + (1.0f - beta2) * gi * gi;
+    float mi = m[i] = beta1 * m[i] + (1.0f - beta1) * gi; // (M81)
+    float vi = v[i] = beta2 * v[i] + (1.0f - beta2) * gi * gi; // (M82)
     float x = p[i];
-    x -= lr * ((mi / correction1) / (sqrtf(vi / correction2) + eps) + decay * x);
+    x -= lr * ((mi / correction1) / (sqrtf(vi / correction2) + eps) + decay * x); // (M84)
     p[i] = x;
     store(param + i, x); // the copy that kernels use; p itself if floatX is float
 }
@@ -2578,7 +2578,7 @@ __global__ void adamw_kernel(float* p, floatX* param, const float* g, float* m, 
 template <typename floatX>
 void device_update(ViT* model, int step, float lr, float beta1, float beta2, float eps, float weight_decay, float scale) {
     Device<floatX>* d = (Device<floatX>*)model->device;
-    float correction1 = (float)(1.0 - pow(beta1, step + 1)), correction2 = (float)(1.0 - pow(beta2, step + 1));
+    float correction1 = (float)(1.0 - pow(beta1, step + 1)), correction2 = (float)(1.0 - pow(beta2, step + 1)); // (M83)
     for (int i = 0; i < model->n_tensors; i++) {
         const Tensor* t = &model->table[i];
         size_t n = t->size / t->slots;
@@ -2645,7 +2645,7 @@ __global__ void unit_rows_kernel(float* W, const int* mask, int C, int E) { // o
     float sum = 0.0f;
     for (int c = lane; c < C; c += WARP) { sum += W[(size_t)e * C + c] * W[(size_t)e * C + c]; }
     float norm = sqrtf(warp_sum(sum));
-    for (int c = lane; norm > NORM_EPS && c < C; c += WARP) { W[(size_t)e * C + c] /= norm; }
+    for (int c = lane; norm > NORM_EPS && c < C; c += WARP) { W[(size_t)e * C + c] /= norm; } // (M85)
 }
 
 template <typename floatX>
@@ -4279,7 +4279,7 @@ double train_step(ViT* model, const Settings* s, const Pictures* set, Progress* 
         routing_add(r, model);
     }
     *norm = (float)vit_grad_norm(model);
-    float clip = s->clip > 0.0f && *norm > s->clip ? s->clip / *norm : 1.0f;
+    float clip = s->clip > 0.0f && *norm > s->clip ? s->clip / *norm : 1.0f; // (M80)
     vit_update(model, p->step, learning_rate(s, p->step), s->beta1, s->beta2, 1e-8f, s->weight_decay, clip);
     if (s->unit_norm) { vit_unit_rows(model); }
     if (model->with_ema) { vit_ema_update(model, s->ema, p->step); }

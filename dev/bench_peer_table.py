@@ -77,6 +77,10 @@ def table(config, rows):
                 name % run.get("torch", "?").split("+")[0] if "%s" in name else name, ms_of(rows[row]),
                 "1" if row == "ours" else times(rows[row], rows.get("ours", {})), "%.2f" % run["k"] if "k" in run else "?",
                 megabytes(rows[row])))
+        if row == "ours" and row in rows and all(r["run"].get("sgemm_ms") for r in rows[row].values()):
+            alone = median([r["run"]["sgemm_ms"] for r in rows[row].values()])
+            lines.append("| our products alone, made again | %.4g | %.2f | | |" % (
+                alone, median([r["run"]["sgemm_ms"] / r["run"]["ms"] for r in rows[row].values()])))
     return lines + [""]
 
 

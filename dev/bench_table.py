@@ -3,9 +3,9 @@ The tables of dev/bench.
 
     python3 dev/bench_table.py FILE [--into README.md]
 
-FILE holds what `dev/bench --json` wrote, a line of JSON for each case; other lines are skipped. Prints Markdown; with --into it also
-replaces what stands between the bench markers of that page. The first table: the time of a step and where it goes. The second: is
-time in proportion to the work? It sets two cases beside each other that differ only in k, or only in the batch.
+FILE holds what `dev/bench --json` wrote, a line of JSON for each case; other lines are skipped. Prints Markdown; with --into it
+also replaces what stands between the bench markers of that page. The first table: the time of a step and where it goes. The
+second: is time in proportion to the work? It sets two cases beside each other that differ only in k, or only in the batch.
 """
 import json
 import sys
@@ -76,7 +76,7 @@ def main():
                                                          "%.2f" % (time / flop) if flop else "-"))
     r = cases[0]
     lines += ["", "%s, %s threads, %s, commit %s. GFLOP are those of the matrix products. Of sgemm: the"
-              " time that the same products take alone, made again on the same memory, as a share of the step. The parts of the step"
+              " time that the same products take alone, made again on the same memory, as a share of the step. The parts of it"
               " are in milliseconds, in brackets that share in percent." % (
                   r["cpu"], r["threads"], r["date"], r["commit"])]
     text = "\n".join(lines) + "\n"

@@ -171,6 +171,59 @@ write_links() {
     done
 }
 
+# The equations of docs/math.md. One is defined by its number at the end of a line in a fence; a line under it says where it stands,
+# in the C program: - (M1) (M2) in `file:line name`. The numbers stand there and nowhere else; the CUDA program has all of them too.
+equations() {
+    doc=docs/math.md c=train_gpt2_dynmoe.c gpu=train_gpt2_dynmoe.cu
+    [ -f $gpu ] || gpu=
+    for p in $(existing_programs); do
+        awk '{ rest = $0
+            while (match(rest, /\(M[0-9]+\)/)) { print "tag", FILENAME, FNR, substr(rest, RSTART, RLENGTH)
+                rest = substr(rest, RSTART + RLENGTH) } }' "${p%:*}"
+    done > "$tmp/equations"
+    [ ! -f $doc ] || awk '
+        /^```/ { fence = !fence }
+        fence && match($0, /\(M[0-9]+\)$/) { print "defined", FILENAME, FNR, substr($0, RSTART) }
+        !fence && /^- (\(M[0-9]+\) )+in `train_gpt2_dynmoe\.c:[0-9]+ [A-Za-z_0-9]+`$/ {
+            name = $NF; sub(/`/, "", name)
+            for (i = 2; i < NF - 2; i++) { print "named", FILENAME, FNR, $i, name }
+            next }
+        { rest = $0
+          while (match(rest, /\(M[0-9]+\)/)) { print "used", FILENAME, FNR, substr(rest, RSTART, RLENGTH)
+              rest = substr(rest, RSTART + RLENGTH) } }' $doc >> "$tmp/equations"
+    awk '$1 == "named" { print $5 }' "$tmp/equations" | sort -u | while read -r name; do
+        function_text $c "$name" | awk -v name="$name" '{ sub(/:.*/, ""); print "line", name, $0 }'
+    done > "$tmp/in_function"
+    awk -v doc=$doc -v c=$c -v gpu="$gpu" '
+        function at(i) { return file[i] ":" line[i] ": " number[i] }
+        $1 == "line" { inside[$2, $3] = 1; next }
+        { n++; kind[n] = $1; file[n] = $2; line[n] = $3; number[n] = $4; name[n] = $5 }
+        $1 == "defined" && $4 != "(M" ++last ")" {
+            print at(n) " where (M" last ") should stand; number the equations in order" }
+        $1 == "defined" { defined[$4] = 1 }
+        $1 == "named" { named[$4] = 1 }
+        $1 == "tag" { tagged[$2, $4] = 1; tags[$2, $4] = tags[$2, $4] " " $3 }
+        END {
+            for (i = 1; i <= n; i++) {
+                if (!defined[number[i]]) { print at(i) " is no equation of " doc "; mend the number, or define it there"; continue }
+                if (kind[i] == "defined") {
+                    if (!named[number[i]]) print at(i) " stands where? write under it: - " number[i] " in `" c ":line name`"
+                    if (gpu && !tagged[gpu, number[i]]) print at(i) " is not in " gpu "; put it at the line that computes it"
+                }
+                if (kind[i] == "named") {
+                    found = 0
+                    many = split(tags[c, number[i]], where, " ")
+                    for (j = 1; j <= many; j++) { if ((name[i], where[j]) in inside) { found = 1; right[number[i], where[j]] = 1 } }
+                    if (!found) print at(i) " does not stand in " name[i] " of " c "; put it at the line that computes it"
+                }
+            }
+            for (i = 1; i <= n; i++) {
+                if (kind[i] == "tag" && file[i] == c && named[number[i]] && !((number[i], line[i]) in right))
+                    print at(i) " stands in a function that " doc " does not name for it; mend one of the two"
+            }
+        }' "$tmp/in_function" "$tmp/equations"
+}
+
 # The help of a program stands in docs/flags.md in the first ``` fence after the heading with its command.
 flags() {
     for program in $built; do
@@ -210,6 +263,21 @@ write_flags() {
     done
 }
 
+# docs/cuda.md names every kernel of the CUDA programs, and none that they do not have.
+kernels() {
+    [ -f docs/cuda.md ] || return 0
+    awk '
+        FILENAME != "docs/cuda.md" {
+            if (/^__global__ void [a-z_0-9A-Z]+\(/) { name = $3; sub(/\(.*/, "", name); if (!(name in at)) at[name] = FILENAME ":" FNR }
+            next }
+        { rest = $0
+          while (match(rest, /[A-Za-z0-9_]+_kernel[^A-Za-z0-9_]/)) {
+              name = substr(rest, RSTART, RLENGTH - 1); rest = substr(rest, RSTART + RLENGTH - 1); told[name] = 1
+              if (!(name in at)) print "docs/cuda.md:" FNR ": no CUDA program has the kernel " name "; mend or remove it" } }
+        END { for (name in at) if (!(name in told)) print at[name] ": kernel " name " is not in docs/cuda.md; say there what it does" }
+    ' train_gpt2_dynmoe.cu train_vit_dynmoe.cu docs/cuda.md
+}
+
 plain_ascii() { # -I leaves binary files out; what a tokenizer is tested on is not ASCII
     over_files '^([^t]|t[^e]|te[^s]|tes[^t]|test/[^b]|test/b[^p])' env LC_ALL=C grep -nIE "[^ -~$(printf '\t')]" |
         LC_ALL=C awk -F : '{ print $1 ":" $2 ": a byte that is not plain ASCII (or a carriage return); write it in ASCII" }'
@@ -237,7 +305,7 @@ case ${1:-} in
     *) sed -n '2,7s/^# *//p' "$0" >&2; exit 2 ;;
 esac
 
-{ own_includes; line_budgets; twins; stale_links; flags; plain_ascii; forbidden_words; fixture_size; } > "$tmp/report"
+{ own_includes; line_budgets; twins; stale_links; equations; kernels; flags; plain_ascii; forbidden_words; fixture_size; } > "$tmp/report"
 cat "$tmp/report"
 if [ -s "$tmp/report" ]; then
     echo "check-style: $(wc -l < "$tmp/report" | tr -d ' ') violations"

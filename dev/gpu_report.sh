@@ -13,7 +13,7 @@ set -eu
 self=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin # nvcc and compute-sanitizer are often only there
-PARTS='machine build tests fixtures memcheck racecheck micro dense top-any k1.5 k2 k2.5 top2 top2-one-stream top2-graph
+PARTS='machine build tests fixtures memcheck racecheck ladder micro dense top-any k1.5 k2 k2.5 top2 top2-one-stream top2-graph
 flash memory vit train
 cifar10-dense cifar10-top-1 cifar10-top-2 cifar10-top-any pacs peer-check peer peer-compile peer-pure peer-k peer-onehot'
 OUT=${GPU_OUT:-out_gpu}
@@ -46,6 +46,8 @@ part_build() {
 }
 
 part_tests() { LINES_KEPT=12 shortly build test-cuda; }
+
+part_ladder() { LINES_KEPT=20 shortly build ladder; } # times each rung, writes the table of docs/cuda.md
 
 part_fixtures() { LINES_KEPT=40 shortly build fixture-cuda; }
 

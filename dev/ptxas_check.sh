@@ -2,7 +2,9 @@
 # Compiles the CUDA programs for sm_80 and sm_90 and shows what every kernel takes: registers, shared memory, spills, stack.
 # A kernel that spills registers or keeps an array in local memory reads and writes memory behind our back: that fails, unless
 # it is named below with a reason. Needs nvcc, no GPU. `make ptxas` calls it with the flags of the build.
-#   dev/ptxas_check.sh [FILE.cu...]    default: all CUDA programs of the project
+#   dev/ptxas_check.sh [--mix] [FILE.cu...]    default: all CUDA programs of the project
+# --mix also shows what each kernel is made of: instructions of its PTX, counted in the text, so a loop's body counts as often as
+# the compiler unrolled it. Global loads and stores by their width; ldmatrix counts as shared; exp is ex2.
 # Settings by environment: NVCC=nvcc, FLAGS="-O3 -std=c++17", ARCHS="80 90". Exit status 1 if a kernel spills or does not compile.
 set -eu
 
@@ -15,6 +17,8 @@ ALLOWED
 NVCC=${NVCC:-$(command -v nvcc || { [ ! -x /usr/local/cuda/bin/nvcc ] || echo /usr/local/cuda/bin/nvcc; })}
 FLAGS=${FLAGS:--O3 -std=c++17}
 ARCHS=${ARCHS:-80 90}
+mix=0
+if [ "${1:-}" = --mix ]; then mix=1; shift; fi
 if [ $# = 0 ]; then
     cd "$(dirname "$0")/.."
     for f in train_gpt2_dynmoe.cu train_vit_dynmoe.cu; do [ ! -f "$f" ] || set -- "$@" "$f"; done
@@ -71,6 +75,41 @@ for f in "$@"; do
             END { printf "%s: %d functions, at most %d registers, %d that spill or have a stack\n", where, NR, most, bad + 0
                   exit bad > 0 || NR == 0 }' || status=1
     done
+    [ $mix = 1 ] || continue
+    # shellcheck disable=SC2086 # flags are several words
+    if ! "$NVCC" $FLAGS "-arch=compute_$arch" -ptx -o "$tmp/out.ptx" "$f" > "$tmp/said" 2>&1; then status=1; continue; fi
+    awk '
+        /^\.(visible )?(entry|func)|^\.weak|^\.visible/ && /\(/ { name = $0; sub(/\($/, "", name); sub(/.*[ \t]/, "", name)
+            split("", n) }
+        { op = $1 ~ /^@/ ? $2 : $1; sub(/;$/, "", op) }
+        op ~ /^mma\./ { n["mma"]++ }
+        op ~ /^(fma|mad)\..*f32/ { n["fma"]++ }
+        op ~ /^ex2\./ { n["exp"]++ }
+        op ~ /\.f64$/ && op ~ /^(add|mul|fma|sub|div)/ { n["f64"]++ }
+        op ~ /^(ld|st)\.global/ {
+            bytes = op; sub(/.*[a-z]/, "", bytes); bytes /= 8
+            if (op ~ /\.v2\./) bytes *= 2
+            if (op ~ /\.v4\./) bytes *= 4
+            n[substr(op, 1, 2) (bytes <= 2 ? 2 : bytes <= 4 ? 4 : bytes <= 8 ? 8 : 16)]++ }
+        op ~ /^(ld|st)\.shared/ || op ~ /^ldmatrix/ { n["shared"]++ }
+        op ~ /^(ld|st)\.local/ { n["local"]++ }
+        op ~ /^shfl/ { n["shfl"]++ }
+        op ~ /^(bar|barrier)\./ { n["bar"]++ }
+        /^}/ && name != "" {
+            k = split("mma fma exp f64 ld2 ld4 ld8 ld16 st2 st4 st8 st16 shared shfl bar local", col, " ")
+            line = name
+            for (i = 1; i <= k; i++) line = line " " n[col[i]] + 0
+            print line; name = "" }' "$tmp/out.ptx" > "$tmp/raw"
+    cut -d ' ' -f 1 "$tmp/raw" | "$demangle" | sed 's/ (.*//; s/^void //; s/(.*//' > "$tmp/names"
+    cut -d ' ' -f 2- "$tmp/raw" | paste -d '|' "$tmp/names" - > "$tmp/table"
+    printf '==== %s, PTX for sm_%s, instructions in the text\n%-52s' "$f" "$arch" kernel
+    printf '%5s' mma fma exp f64 'ld 2' 4 8 16 'st 2' 4 8 16 smem shfl bar
+    printf '\n'
+    LC_ALL=C sort "$tmp/table" | awk -F '|' -v where="$f" '
+        { split($2, n, " "); printf "%-52s", $1
+          for (i = 1; i <= 15; i++) printf "%5d", n[i]
+          printf "%s\n", (n[16] > 0 ? "  <-- local memory" : ""); if ($1 ~ /flash_(forward|dkdv|dq)/ && !n[1]) none++ }
+        END { if (NR == 0 || none) { print where ": a flash kernel without mma, or no kernel at all"; exit 1 } }' || status=1
 done
 if [ $status = 0 ]; then echo "ptxas: no spill and no stack frame that is not allowed"; else
     echo "ptxas_check.sh: a kernel spills, has an array in local memory, or does not compile" >&2

@@ -604,6 +604,47 @@ START_TEST(gate_gradient_follows_tau_as_the_formula_says) {
     PASS();
 } END_TEST
 
+START_TEST(the_example_of_the_gate_in_docs_math_md) {
+    // section 12: one token, two experts, two channels; the numbers are those on the page, to six places
+    const float x[2] = {3, 4}, W[4] = {1, 0, 0, 1}, out[4] = {2, 1, 1, 3}, dy[2] = {1, -1};
+    float G[2] = {0.5f, 0.7f}, cosine[2], xnorm[1], wnorm[2], weight[2], y[2], dout[4], dgate[2];
+    float dx[2] = {0}, dW[4] = {0}, dG[2] = {0};
+    const int mask[2] = {1, 1};
+    int open[2], k[1], row_of[2], row_token[2], offset[3];
+    const float cosine_want[2] = {0.6f, 0.8f}, y_want[2] = {1.5f, 2}, dweight_want[2] = {1, -2}, detached[2] = {0.5f, -1};
+    const float normalised[2] = {0.75f, -0.75f}, dG_want[2] = {-0.176253f, 0.166285f}, dx_want[2] = {0.037365f, -0.028024f};
+    const float dW_want[4] = {0, 0.137271f, -0.096259f, 0};
+    gate_forward(open, k, cosine, xnorm, wnorm, x, W, G, mask, 0, 1, 2, 2);
+    mean_forward(weight, open, k, 1, 2);
+    ck_assert_int_eq(dispatch(row_of, row_token, offset, open, 1, 2), 2);
+    combine_forward(y, out, row_of, weight, 1, 2, 2);
+    near("cosine", cosine, cosine_want, 2, 1e-6);
+    near("y", y, y_want, 2, 0);
+    combine_backward(dout, dgate, dy, out, row_of, weight, 1, 2, 2);
+    near("dweight", dgate, dweight_want, 2, 0);
+    mean_backward(dgate, open, k, 0, 1, 2);
+    near("detached", dgate, detached, 2, 0);
+    combine_backward(dout, dgate, dy, out, row_of, weight, 1, 2, 2);
+    mean_backward(dgate, open, k, 1, 1, 2);
+    near("normalised", dgate, normalised, 2, 0);
+    gate_backward_add(dx, dW, dG, dgate, open, cosine, xnorm, wnorm, x, W, G, 1.0f, 1, 2, 2);
+    near("dG", dG, dG_want, 2, 1.5e-5); // half of the last place, against the largest of dx
+    near("dW", dW, dW_want, 4, 1.5e-5);
+    near("dx", dx, dx_want, 2, 1.5e-5);
+    G[1] = 0.9f; // the last paragraph: one expert
+    gate_forward(open, k, cosine, xnorm, wnorm, x, W, G, mask, 0, 1, 2, 2);
+    mean_forward(weight, open, k, 1, 2);
+    dispatch(row_of, row_token, offset, open, 1, 2);
+    combine_forward(y, out, row_of, weight, 1, 2, 2);
+    combine_backward(dout, dgate, dy, out, row_of, weight, 1, 2, 2);
+    ck_assert(open[1] == 0 && k[0] == 1 && y[0] == 2.0f && y[1] == 1.0f && dgate[0] == 1.0f && dgate[1] == 0.0f);
+    mean_backward(dgate, open, k, 0, 1, 2);
+    ck_assert(dgate[0] == 1.0f && dgate[1] == 0.0f);
+    mean_backward(dgate, open, k, 1, 1, 2);
+    ck_assert(dgate[0] == 0.0f && dgate[1] == 0.0f);
+    PASS();
+} END_TEST
+
 START_TEST(zero_vectors_have_no_direction_and_no_gradient) {
     const float x[6] = {0, 0, 0, 1, 2, 2}, W[6] = {0, 0, 0, 1, 0, 0}, G[2] = {-0.5f, -0.5f};
     float cosine[4], xnorm[2], wnorm[2], dx[6] = {0}, dW[6] = {0}, dG[2] = {0}, dgate[4] = {1, 1, 1, 1};
@@ -2938,6 +2979,7 @@ int main(void) {
     TEST(gate_by_hand)
     TEST(gate_falls_back_to_the_nearest_active_expert)
     TEST(gate_gradient_follows_tau_as_the_formula_says)
+    TEST(the_example_of_the_gate_in_docs_math_md)
     TEST(zero_vectors_have_no_direction_and_no_gradient)
     TEST(dispatch_is_a_permutation_in_token_order)
     TEST(combine_by_hand)

@@ -175,5 +175,40 @@ for row in "0 0 0 0 0" "1 160 0 0 0" "1 0 8 0 0" "1 0 0 8 0" "1 0 0 0 2"; do
     [ "$5" != 0 ] || has "ptxas_check" "$tmp/seen" "^fine  *40  *2048  *0 / *0  *0$"
 done
 
+# --mix counts instructions in the PTX: widths of loads, mma; a flash kernel without mma is an error
+cat > "$tmp/ptx" <<'END'
+.visible .entry _Z20flash_forward_kernelPf(
+	.param .u64 p
+)
+{
+	ld.global.v4.f32 {%f1, %f2, %f3, %f4}, [%rd1];
+	@%p1 ld.global.u16 %rs1, [%rd1];
+	ld.global.nc.f64 %fd1, [%rd1];
+	fma.rn.f32 %f5, %f1, %f2, %f3;
+	mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1}, {%r1}, {%r2}, {%f1};
+	bar.sync 	0;
+	st.global.v2.f32 [%rd1], {%f1, %f2};
+	ret;
+}
+.visible .entry _Z4finePf(
+)
+{
+	ex2.approx.ftz.f32 %f1, %f2;
+	st.local.f32 [%rd1], %f1;
+}
+END
+stand_in nvcc 'echo "ptxas info    : Function properties for _Z4finePf" >&2
+while [ $# -gt 1 ]; do case $1 in -ptx) cp '"$tmp"'/ptx "$3" ;; esac; shift; done
+echo "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" >&2
+echo "ptxas info    : Used 40 registers, used 1 barriers" >&2'
+ARCHS=90 NVCC="$tmp/bin/nvcc" sh dev/ptxas_check.sh --mix a.cu > "$tmp/seen" 2>&1
+result "ptxas_check --mix" $?
+has "mix" "$tmp/seen" "^flash_forward_kernel  *1  *1  *0  *0  *1  *0  *1  *1  *0  *0  *1  *0  *0  *0  *1$"
+has "mix" "$tmp/seen" "^fine  *0  *0  *1  *0 .* <-- local memory$"
+sed -i.old '/mma.sync/d' "$tmp/ptx"
+ARCHS=90 NVCC="$tmp/bin/nvcc" sh dev/ptxas_check.sh --mix a.cu > "$tmp/seen" 2>&1
+[ $? -eq 1 ] && grep -q 'a flash kernel without mma' "$tmp/seen"
+result "a flash kernel without mma" $?
+
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

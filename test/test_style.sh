@@ -154,6 +154,47 @@ if grep -q '`train_gpt2_dynmoe.c:5 twice` and `train_gpt2_dynmoe.c:10 main`' REA
 result "stale links are rewritten" $good
 accepts "and then they are right"
 
+# equations: two in the made-up project, both in twice
+numbered() {
+    for f in train_gpt2_dynmoe.c train_gpt2_dynmoe.cu; do
+        sed -i.tmp 's|out\[i\] = 2.*|& // (M1)|; s|int N) {|& // (M2)|' $f
+    done
+    printf '# Doubling\n```\nout = 2 in   (M1)\nN            (M2)\n```\n' > docs/math.md
+    echo '- (M1) (M2) in `train_gpt2_dynmoe.c:3 twice`' >> docs/math.md
+}
+numbered
+accepts "numbered equations"
+numbered
+echo "// (M3)" >> train_vit_dynmoe.cu
+catches "an equation that is not there" "train_vit_dynmoe.cu:3: (M3) is no equation of docs/math.md" "define it"
+numbered
+echo "See (M12)." >> docs/math.md
+catches "the page speaks of an equation that is not there" "docs/math.md:7: (M12) is no equation" "define it"
+echo "// (M1)" >> train_gpt2_dynmoe.c
+catches "an equation and no page" "train_gpt2_dynmoe.c:10: (M1) is no equation of docs/math.md" "define it"
+numbered
+for f in train_gpt2_dynmoe.c train_gpt2_dynmoe.cu; do sed -i.tmp 's| // (M2)||' $f; done
+echo "// (M2)" >> train_gpt2_dynmoe.cu
+catches "an equation without code" "docs/math.md:6: (M2) does not stand in twice of train_gpt2_dynmoe.c" "put it"
+numbered
+sed -i.tmp '/^twice/d' dev/twins.txt
+sed -i.tmp 's| // (M2)||' train_gpt2_dynmoe.cu
+catches "an equation without CUDA code" "docs/math.md:4: (M2) is not in train_gpt2_dynmoe.cu" "put it"
+numbered
+printf 'int thrice(int x) {\n    return 3 * x; // (M1)\n}\n' >> train_gpt2_dynmoe.c
+catches "an equation in another function too" \
+    "train_gpt2_dynmoe.c:11: (M1) stands in a function that docs/math.md does not name" "mend"
+numbered
+sed -i.tmp 's/N            (M2)/N            (M1)/; s/^- (M1) (M2)/- (M1)/' docs/math.md
+for f in train_gpt2_dynmoe.c train_gpt2_dynmoe.cu; do sed -i.tmp 's| // (M2)||' $f; done
+catches "an equation twice" "docs/math.md:4: (M1) where (M2) should stand" "in order"
+numbered
+for f in docs/math.md train_gpt2_dynmoe.c train_gpt2_dynmoe.cu; do sed -i.tmp 's/(M2)/(M3)/' $f; done
+catches "a hole in the numbers" "docs/math.md:4: (M3) where (M2) should stand" "in order"
+numbered
+sed -i.tmp 's/^- (M1) (M2)/- (M1)/' docs/math.md
+catches "an equation that no line places" "docs/math.md:4: (M2) stands where?" "write under it"
+
 # flags
 sed -i.tmp 's/how long/how many/' train_gpt2_dynmoe
 catches "help changed" "docs/flags.md:8: --help says here:   -n, --steps N  how many" "make docs-flags"
@@ -197,6 +238,20 @@ accepts "fixtures of 1.5 MiB"
 mkdir -p test/fixtures_vit
 head -c 1571865 /dev/zero > test/fixtures_vit/large.safetensors
 catches "fixtures over 1.5 MiB" "test/fixtures_vit/large.safetensors:1: all fixtures take 1572865 bytes" "smaller"
+
+# the kernels of the CUDA programs and docs/cuda.md
+with_kernels() {
+    printf '__global__ void add_kernel(float* x) { x[0]++; }\n' >> train_gpt2_dynmoe.cu
+    printf '# Kernels\n`add_kernel` adds.\n' > docs/cuda.md
+}
+with_kernels
+accepts "every kernel is named"
+with_kernels
+echo 'Nothing.' > docs/cuda.md
+catches "a kernel that docs/cuda.md does not name" "train_gpt2_dynmoe.cu:9: kernel add_kernel is not in docs/cuda.md" "say there"
+with_kernels
+echo 'And `sub_kernel` too.' >> docs/cuda.md
+catches "a kernel that is not there" "docs/cuda.md:3: no CUDA program has the kernel sub_kernel" "remove"
 
 # in a clone, git says which files are the project's
 if command -v git > /dev/null; then
