@@ -69,7 +69,7 @@ lay_out() { # a1, folder, K: what a student gets
     for f in $(line_of "$1" needs); do cp -R "$f" "$2/"; done
     case $file in *.cu)
         mkdir "$2/cuda_on_cpu"
-        cp -R dev/cuda_on_cpu/cudacpu* dev/cuda_on_cpu/*.cpp dev/cuda_on_cpu/*.h dev/cuda_on_cpu/check_ignore.txt \
+        cp -R dev/cuda_on_cpu/cudacpu[-.]* dev/cuda_on_cpu/[!c]*.cpp dev/cuda_on_cpu/check.cpp dev/cuda_on_cpu/*.h dev/cuda_on_cpu/check_ignore.txt \
             dev/cuda_on_cpu/include docs/cuda_on_cpu.md "$2/cuda_on_cpu/"
         rm -rf "$2/cuda_on_cpu/cudacpu.tmp" ;;
     esac

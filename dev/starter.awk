@@ -35,7 +35,7 @@ solution == "" && !told && /^#[ \t]*include/ {
     print "#define TODO(question) do { fflush(stdout); fprintf(stderr, \"%s:%d: %s is not written yet\\n\", __FILE__, __LINE__, \\"
     print "    question); exit(64); } while (0)"
     if (FILENAME ~ /\.cu$/) { # in code for the GPU
-        print "#ifdef __CUDACPU__ // without a GPU\n#define TODO_DEVICE TODO\n#else"
+        print "#ifndef __NVCC__ // without a GPU\n#define TODO_DEVICE TODO\n#else"
         print "#define TODO_DEVICE(question) do { printf(\"%s:%d: %s is not written yet\\n\", __FILE__, __LINE__, question); \\"
         print "    __trap(); } while (0)\n#endif"
     }

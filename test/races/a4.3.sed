@@ -1,3 +1,3 @@
 # a4.q5
-# reads behind the end of row_token, by warps that then return
-/^__global__ void gather_forward_kernel(/,/^}/ s~if (r >= R) { return; }~int early = row_token[r]; if (r >= R \&\& early != 12345) { return; }~
+# warps without a row read behind the end of row_token before they return
+/^__global__ void gather_forward_kernel(/,/^}/ s~if (r >= R) { return; }~if (row_token[r] < -1 || r >= R) { return; }~
