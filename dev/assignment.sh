@@ -327,8 +327,8 @@ case ${1-} in
     course)
         if [ $# -eq 2 ]; then
             for a in $(assignments); do write_out "$a" "$2/$a"; done
-            cp "$docs/a0.md" "$2/a0.md"
-            echo "wrote $2: $(assignments | tr '\n' ' ')as variant ${VARIANT:-0}; a0.md is a handout for the whole project"
+            cp "$docs/a0.md" "$docs/a6.md" "$2/"
+            echo "wrote $2: $(assignments | tr '\n' ' ')as variant ${VARIANT:-0}; a0.md and a6.md are handouts for the whole project"
             exit 0
         fi ;;
     grade) if [ $# -eq 3 ]; then grade "a$2" "$3"; exit 0; fi ;;
