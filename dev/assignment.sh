@@ -69,8 +69,8 @@ lay_out() { # a1, folder, K: what a student gets
     for f in $(line_of "$1" needs); do cp -R "$f" "$2/"; done
     case $file in *.cu)
         mkdir "$2/cuda_on_cpu"
-        cp -R dev/cuda_on_cpu/cudacpu[-.]* dev/cuda_on_cpu/[!c]*.cpp dev/cuda_on_cpu/check.cpp dev/cuda_on_cpu/*.h dev/cuda_on_cpu/check_ignore.txt \
-            dev/cuda_on_cpu/include docs/cuda_on_cpu.md "$2/cuda_on_cpu/"
+        cp -R dev/cuda_on_cpu/cudacpu[-.]* dev/cuda_on_cpu/[!c]*.cpp dev/cuda_on_cpu/check.cpp dev/cuda_on_cpu/*.h \
+            dev/cuda_on_cpu/check_ignore.txt dev/cuda_on_cpu/include docs/cuda_on_cpu.md "$2/cuda_on_cpu/"
         rm -rf "$2/cuda_on_cpu/cudacpu.tmp" ;;
     esac
     sed "s/@A@/${1#a}/g; s/@SOURCE@/$file/g; s/@PROGRAM@/${file%.*}/g; s/@VARIANT@/$3/g" \
@@ -95,7 +95,8 @@ grade() { # a1, the student's file
     trap 'rm -rf "$dir"' EXIT
     lay_out "$1" "$dir/a" "$(variant_of "$1")"
     cp "$2" "$dir/a/$(file_of "$1")"
-    if make -s -C "$dir/a" grade SEED="${SEED:-1}" JSON="${JSON:-}" SHOW="${SHOW:-}" CUDA="${CUDA:-}" 2> "$dir/said" > "$dir/score"; then
+    if make -s -C "$dir/a" grade SEED="${SEED:-1}" JSON="${JSON:-}" SHOW="${SHOW:-}" CUDA="${CUDA:-}" \
+        2> "$dir/said" > "$dir/score"; then
         cat "$dir/said" >&2
         cat "$dir/score"
         return
@@ -328,7 +329,8 @@ case ${1-} in
         if [ $# -eq 2 ]; then
             for a in $(assignments); do write_out "$a" "$2/$a"; done
             cp "$docs/a0.md" "$docs/a6.md" "$2/"
-            echo "wrote $2: $(assignments | tr '\n' ' ')as variant ${VARIANT:-0}; a0.md and a6.md are handouts for the whole project"
+            echo "wrote $2: $(assignments | tr '\n' ' ')as variant ${VARIANT:-0};" \
+                "a0.md and a6.md are handouts for the whole project"
             exit 0
         fi ;;
     grade) if [ $# -eq 3 ]; then grade "a$2" "$3"; exit 0; fi ;;

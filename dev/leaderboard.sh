@@ -1,10 +1,10 @@
 #!/bin/sh
 # The leaderboard of assignment 6: validation bits per byte after so many seconds of the run's own clock.
 #   dev/leaderboard.sh [--seconds 300] NAME=FOLDER...     a FOLDER has log.jsonl of a run, and perhaps source.diff
-# Prints one line for each entry, the best first. An entry that breaks a rule is refused with one line, exit code 1. The rules: one run
-# from its beginning to its end, not resumed; steps ascend and their times add up to no more than the run's seconds; all
-# entries name the same machine; a commit that ends in -dirty (changed source), or is unknown, comes with source.diff. This finds
-# A careful forger is found by running the entry again.
+# Prints one line for each entry, the best first. An entry that breaks a rule is refused with one line, exit code 1. The rules:
+# one run from its beginning to its end, not resumed; steps ascend and their times add up to no more than the run's seconds;
+# all entries name the same machine; a commit that ends in -dirty (changed source), or is unknown, comes with source.diff. This
+# finds mistakes and careless edits. A careful forger is found by running the entry again.
 set -eu
 limit=300 bad=0
 if [ "${1-}" = --seconds ]; then limit=${2-}; shift 2; fi
@@ -14,7 +14,9 @@ lines=$(mktemp)
 trap 'rm -f "$lines"' EXIT
 
 entry() { # name, folder: its line, with tabs; or what is wrong, exit code 1
-    awk -v name="$1" -v limit="$limit" -v diff="$(if [ -s "$2/source.diff" ]; then cksum < "$2/source.diff" | cut -d ' ' -f 1; fi)" '
+    diff=
+    if [ -s "$2/source.diff" ]; then diff=$(cksum < "$2/source.diff" | cut -d ' ' -f 1); fi
+    awk -v name="$1" -v limit="$limit" -v diff="$diff" '
         function refuse(what) { if (!refused) { print FILENAME ":" FNR ": " what; refused = 1; exit 1 } }
         function text(key,   s) { # "key":"value"
             if (!match($0, "\"" key "\":\"[^\"]*\"")) { refuse("no " key) }
@@ -25,7 +27,7 @@ entry() { # name, folder: its line, with tabs; or what is wrong, exit code 1
             s = substr($0, RSTART, RLENGTH); sub(/^[^:]*:/, "", s); return s + 0
         }
         !/^\{"type":"[a-z]+".*\}$/ { refuse("not a record of a log") }
-        ended { if ($0 ~ /^\{"type":"run"/) { refuse("a second run: an entry is one run") } else { refuse("a record behind the end") } }
+        ended { refuse("a record behind the end: an entry is one run") }
         /^\{"type":"run"/ {
             if (FNR != 1) { refuse("a second run: an entry is one run, not resumed") }
             if ($0 ~ /"resume":"[^"]/) { refuse("the run was resumed") }
@@ -41,7 +43,8 @@ entry() { # name, folder: its line, with tabs; or what is wrong, exit code 1
         }
         /^\{"type":"val"/ { at = number("step"); loss = number("loss"); bits = number("bits")
             if (at < last) { refuse("validated at step " at " after step " last) }
-            if (bits <= 0 || loss / log(2) / bits < 0.999 || loss / log(2) / bits > 1.001) { refuse("loss and bits do not agree") } }
+            if (bits <= 0 || loss / log(2) / bits < 0.999 || loss / log(2) / bits > 1.001) { refuse("loss and bits do not agree") }
+        }
         /^\{"type":"stop"/ { refuse("the run was stopped: an entry ends by itself") }
         /^\{"type":"end"/ { ended = 1; seconds = number("seconds"); steps = number("step") }
         END {
@@ -52,7 +55,8 @@ entry() { # name, folder: its line, with tabs; or what is wrong, exit code 1
             if (seconds > limit) { refuse(seconds " seconds, allowed are " limit) }
             if (spent > seconds * 1.02 + 0.1) { refuse("its steps take " spent " seconds, the run says " seconds) }
             if (commit ~ /-dirty$|^unknown$/ && diff == "") { refuse("changed source (commit " commit ") without source.diff") }
-            printf "%.4f\t%.1f\t%d\t%s\t%s\t%s\t%s\t%s\n", bits, seconds, steps, router, name, commit, diff == "" ? "-" : diff, machine
+            printf "%.4f\t%.1f\t%d\t%s\t%s\t%s\t%s\t%s\n", bits, seconds, steps, router, name, commit,
+                diff == "" ? "-" : diff, machine
         }' "$2/log.jsonl"
 }
 for one in "$@"; do

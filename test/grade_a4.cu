@@ -69,15 +69,16 @@ static void same(const char* what, const int* on_device, const int* want, size_t
 typedef struct { int N, C, E, kind; } Shape;
 enum { SOME, ALL, EMPTY, ONE, NONE }; // by chance; all experts; by chance but never expert 0; only the last expert; none
 static const Shape shapes[] = {
-    {37, 40, 4, SOME}, {1, 33, 3, SOME}, {300, 7, 5, EMPTY}, {531, 5, 3, ONE}, {260, 64, 2, ALL}, {45, 1, 8, NONE}, {1, 32, 1, ALL}};
+    {37, 40, 4, SOME}, {1, 33, 3, SOME}, {300, 7, 5, EMPTY},
+    {531, 5, 3, ONE}, {260, 64, 2, ALL}, {45, 1, 8, NONE}, {1, 32, 1, ALL}};
 static const int n_shapes = sizeof shapes / sizeof shapes[0];
 
 static int* choose(const Shape* s) { // open (N, E)
     int* open = (int*)grade_memory((size_t)s->N * s->E * sizeof(int));
     for (int i = 0; i < s->N; i++) {
         for (int e = 0; e < s->E; e++) {
-            open[i * s->E + e] = s->kind == ALL || (s->kind == SOME && grade_int(0, 1)) || (s->kind == EMPTY && e > 0 && grade_int(0, 1)) ||
-                (s->kind == ONE && e == s->E - 1);
+            open[i * s->E + e] = s->kind == ALL || (s->kind == SOME && grade_int(0, 1)) ||
+                (s->kind == EMPTY && e > 0 && grade_int(0, 1)) || (s->kind == ONE && e == s->E - 1);
         }
     }
     return open;
@@ -114,7 +115,7 @@ static Rows arrange(const int* open, const Shape* s) { // what counting, scannin
 // ---- a4.q1 ---------------------------------------------------------------------------------------------------------------
 
 template <typename X> static void gate(const Shape* s, int fallback) {
-    int N = s->N, C = s->C, E = s->E, opened = 0, mask[8], *open, *k;
+    int N = s->N, C = s->C, E = s->E, mask[8], *open, *k;
     float W[8 * 64], G[8], wnorm[8];
     X* dx;
     float* x = random_x(&dx, (size_t)N * C);
@@ -122,7 +123,8 @@ template <typename X> static void gate(const Shape* s, int fallback) {
     if (N > 1) { CUDA(cudaMemset(dx, 0, (size_t)C * sizeof(X))); }
     for (int e = 0; e < E; e++) {
         for (int c = 0; c < C; c++) { W[e * C + c] = e == 2 ? W[C + c] : grade_normal(); } // 1 and 2 agree
-        G[e] = s->kind == ALL ? -2.0f : s->kind == NONE ? 2.0f : s->kind == ONE ? (e == E - 1 ? -2.0f : 2.0f) : (float)grade_uniform(-0.2, 0.4);
+        int all = s->kind == ALL || (s->kind == ONE && e == E - 1), none = s->kind == NONE || (s->kind == ONE && !all);
+        G[e] = all ? -2.0f : none ? 2.0f : (float)grade_uniform(-0.2, 0.4);
         mask[e] = s->kind == EMPTY ? e != 0 : s->kind == ALL || grade_int(0, 3) > 0;
     }
     if (E > 2) { G[2] = 0.0f; } // the token without a direction has cosine 0: at its threshold
@@ -161,7 +163,7 @@ template <typename X> static void gate(const Shape* s, int fallback) {
         }
         GRADE_REQUIRE(!near_edge, "cosine of token %d is NaN", i);
         if (k[i] == 0 && fallback && best >= 0) { open[i * E + best] = 1; }
-        for (int e = 0; e < E; e++) { weight[i * E + e] = (double)open[i * E + e] / (k[i] > 0 ? k[i] : 1); opened += open[i * E + e]; }
+        for (int e = 0; e < E; e++) { weight[i * E + e] = (double)open[i * E + e] / (k[i] > 0 ? k[i] : 1); }
     }
     near("cosine", dcosine, cosine, n);
     for (size_t i = 0; i < n; i++) { GRADE_REQUIRE(got[i] == open[i], "open[%zu] is %d, expected %d", i, got[i], open[i]); }
@@ -244,7 +246,8 @@ template <typename X> static void combine(const Shape* s, int way) { // way 0: w
     int N = s->N, C = s->C, E = s->E, *open = choose(s);
     Rows r = arrange(open, s);
     X *dout, *dres, *y = device((X*)NULL, (size_t)N * C);
-    float *out = random_x(&dout, (size_t)r.R * C), *res = random_x(&dres, (size_t)N * C), *weight = grade_random((size_t)N * E, 1.0);
+    float *out = random_x(&dout, (size_t)r.R * C), *res = random_x(&dres, (size_t)N * C);
+    float* weight = grade_random((size_t)N * E, 1.0);
     double* want = grade_doubles((size_t)N * C);
     combine_forward_kernel<<<WARPS(N)>>>(y, way != 1 ? dres : (const X*)NULL, dout, device(r.row_of, (size_t)N * E),
                                          way != 0 ? device(weight, (size_t)N * E) : (const float*)NULL, N, C, E);
@@ -268,13 +271,14 @@ template <typename X> static void back(const Shape* s) {
     int N = s->N, C = s->C, E = s->E, *open = choose(s);
     Rows r = arrange(open, s);
     X *dout_in, *ddy, *first;
-    float *out = random_x(&dout_in, (size_t)r.R * C), *dy = random_x(&ddy, (size_t)N * C), *weight = grade_random((size_t)N * E, 1.0);
+    float *out = random_x(&dout_in, (size_t)r.R * C), *dy = random_x(&ddy, (size_t)N * C);
+    float* weight = grade_random((size_t)N * E, 1.0);
     float* before = random_x(&first, (size_t)r.R * C); // padding rows must stay as they are
     float* dweight = device((float*)NULL, (size_t)N * E);
     double *want = grade_doubles((size_t)r.R * C), *want_weight = grade_doubles((size_t)N * E);
     for (size_t i = 0; i < (size_t)r.R * C; i++) { want[i] = before[i]; }
-    combine_backward_kernel<<<WARPS(N)>>>(first, dweight, ddy, dout_in, device(r.row_of, (size_t)N * E), device(weight, (size_t)N * E),
-                                          N, C, E);
+    combine_backward_kernel<<<WARPS(N)>>>(first, dweight, ddy, dout_in, device(r.row_of, (size_t)N * E),
+                                          device(weight, (size_t)N * E), N, C, E);
     finished();
     for (int i = 0; i < N * E; i++) {
         int row = r.row_of[i];

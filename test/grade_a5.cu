@@ -1,5 +1,5 @@
-// Grades assignment 5, speed: each rung alone against a loop in double, on other shapes than those of the program; on a GPU also the
-// time of the grouped kernel against a naive kernel and cuBLAS, both of this file. See grade.h.
+// Grades assignment 5, speed: each rung alone against a loop in double, on other shapes than those of the program; on a GPU
+// also the time of the grouped kernel against a naive kernel and cuBLAS, both of this file. See grade.h.
 #ifndef __CUDACPU__
 #define GRADE_SECONDS 120
 #endif
@@ -51,7 +51,8 @@ static void right(void (*rung)(const Shape*), int counts_hidden) {
                         want += a;
                         size += fabs(a);
                     }
-                    GRADE_REQUIRE(fabs(is - want) <= fabs(want) / 256 + C * 6e-8 * size, "C %d, H %d, expert %d, row %d of %d: out[%d] is %g, "
+                    GRADE_REQUIRE(fabs(is - want) <= fabs(want) / 256 + C * 6e-8 * size,
+                                  "C %d, H %d, expert %d, row %d of %d: out[%d] is %g, "
                                   "expected %g", C, H, e, i - offset[e], rows_of_expert[e], h, is, want);
                 }
             }
@@ -84,8 +85,9 @@ static void grade_each(const Shape* s, int how) { // 0: naive, 1: cuBLAS, for ea
         bf16 *o = dout + (size_t)offset[e] * H, *a = dx + (size_t)offset[e] * C, *w = dW + (size_t)e * H * C;
         if (n == 0) { continue; }
         if (how == 0) { grade_naive<<<dim3((H + 15) / 16, (n + 15) / 16), dim3(16, 16)>>>(o, a, w, n, C, H); continue; }
-        GRADE_REQUIRE(cublasGemmEx(grade_cublas, CUBLAS_OP_T, CUBLAS_OP_N, H, n, C, &one, w, CUDA_R_16BF, C, a, CUDA_R_16BF, C, &zero, o,
-                                   CUDA_R_16BF, H, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_SUCCESS, "cuBLAS failed");
+        GRADE_REQUIRE(cublasGemmEx(grade_cublas, CUBLAS_OP_T, CUBLAS_OP_N, H, n, C, &one, w, CUDA_R_16BF, C, a, CUDA_R_16BF, C, &zero,
+                                   o, CUDA_R_16BF, H, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_SUCCESS,
+                      "cuBLAS failed");
     }
 }
 static void grade_run(const Shape* s, int what) { if (what == 2) { rung5(s); } else { grade_each(s, what); } }
@@ -139,8 +141,8 @@ static void faster(int what, double least) { // what: 0 naive, 1 cuBLAS at the l
     double naive, library, mine;
     times(&naive, &library, &mine, what == 2 ? small : large);
     double ratio = (what == 0 ? naive : library) / mine;
-    GRADE_REQUIRE(ratio >= least, "yours %.3f ms, %s %.3f ms: %.2f times, at least %.2f is asked for", mine, what == 0 ? "naive" : "cuBLAS",
-                  what == 0 ? naive : library, ratio, least);
+    GRADE_REQUIRE(ratio >= least, "yours %.3f ms, %s %.3f ms: %.2f times, at least %.2f is asked for", mine,
+                  what == 0 ? "naive" : "cuBLAS", what == 0 ? naive : library, ratio, least);
     GRADE_PASS();
 }
 GRADE(faster_than_naive) { faster(0, FASTER); }

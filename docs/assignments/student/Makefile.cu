@@ -33,7 +33,8 @@ endif
 	@echo "built $(PROGRAM): make grade scores it"
 
 grade: $(GRADER)
-	@CUDACPU_ORDER=random CUDACPU_SEED=$(SEED) ./$(GRADER) --seed $(SEED) $(if $(JSON),--json) $(if $(SHOW),--show) a@A@.txt || test $$? = 1
+	@CUDACPU_ORDER=random CUDACPU_SEED=$(SEED) ./$(GRADER) --seed $(SEED) $(if $(JSON),--json) $(if $(SHOW),--show) \
+	    a@A@.txt || test $$? = 1
 
 # the grader includes the program, so what it prints about unused functions means nothing
 DEFINES = -I. -DVARIANT=@VARIANT@ -DSRC='"$(SRC)"'
