@@ -85,8 +85,8 @@ static void grade_each(const Shape* s, int how) { // 0: naive, 1: cuBLAS, for ea
         bf16 *o = dout + (size_t)offset[e] * H, *a = dx + (size_t)offset[e] * C, *w = dW + (size_t)e * H * C;
         if (n == 0) { continue; }
         if (how == 0) { grade_naive<<<dim3((H + 15) / 16, (n + 15) / 16), dim3(16, 16)>>>(o, a, w, n, C, H); continue; }
-        GRADE_REQUIRE(cublasGemmEx(grade_cublas, CUBLAS_OP_T, CUBLAS_OP_N, H, n, C, &one, w, CUDA_R_16BF, C, a, CUDA_R_16BF, C, &zero,
-                                   o, CUDA_R_16BF, H, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_SUCCESS,
+        GRADE_REQUIRE(cublasGemmEx(grade_cublas, CUBLAS_OP_T, CUBLAS_OP_N, H, n, C, &one, w, CUDA_R_16BF, C, a, CUDA_R_16BF, C,
+                                   &zero, o, CUDA_R_16BF, H, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_SUCCESS,
                       "cuBLAS failed");
     }
 }
