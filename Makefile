@@ -410,7 +410,7 @@ mutants-cuda: ## those of the CUDA program alone, run without a GPU: the sample,
 # ---- assignments: docs/assignments/README.md --------------------------------------------------------------------------
 
 # what the next targets take: A=1 a number, Q=a1.q2 a question, SRC=file, OUT=dir; VARIANT=n SEED=n JSON=1 SHOW=1
-ASSIGNMENT = CC='$(CC)' VARIANT=$(VARIANT) SEED=$(SEED) JSON=$(JSON) SHOW=$(SHOW) dev/assignment.sh
+ASSIGNMENT = CC='$(CC)' VARIANT=$(VARIANT) SEED=$(SEED) JSON=$(JSON) SHOW=$(SHOW) CUDA=$(CUDA) dev/assignment.sh
 VARIANT ?= 0
 SEED ?= 1
 need_out = $(if $(filter file,$(origin OUT)),@echo "OUT=folder says where to"; exit 2)
@@ -420,7 +420,7 @@ assignment: ## what a student gets: A=1 OUT=dir
 course: ## all assignments: OUT=dir VARIANT=7 (0: none), see docs/assignments/README.md
 	$(need_out)
 	@$(ASSIGNMENT) course "$(OUT)"
-grade: ## score a student's file: A=1 SRC=file [SEED=7 VARIANT=7 JSON=1]
+grade: ## score a student's file: A=1 SRC=file [SEED=7 VARIANT=7 JSON=1; A=4, 5: CUDA=1]
 	@$(ASSIGNMENT) grade "$(A)" "$(SRC)"
 hint: ## a hint for one question: Q=a1.q2
 	@$(ASSIGNMENT) hint "$(Q)"

@@ -9,7 +9,8 @@
 # VARIANT=n picks for each assignment one of its small changes, test/variants/aA.K.sed; 0, the default, none.
 # An assignment is: docs/assignments/aA.txt (points), aA.md (handout), aA.hints.txt, test/grade_aA.c or .cu (tests). Lines of
 # aA.txt: `source FILE`, `run ARGUMENTS` (reach the first hole), `needs FILE...` (go along; folders with what is in them),
-# `spares MUTANT...` (bugs that no test of these functions can see), `question function[+function] points [after question...]`.
+# `spares MUTANT...` (bugs that no test of these functions can see), `question function[+function] points [after question...]`;
+# function - is a question without a hole of its own. An assignment in CUDA gets the folder cuda_on_cpu, to do without a GPU.
 set -eu
 cd "$(dirname "$0")/.."
 docs=${ASSIGNMENTS:-docs/assignments}   # other places, when the check itself is tested
@@ -32,6 +33,7 @@ assignments() { find "$docs" -name 'a[0-9]*.txt' ! -name '*.hints.txt' | sed 's|
 line_of() { awk -v key="$2" '$1 == key { $1 = ""; print }' "$docs/$1.txt"; } # a1, key: what its table says there
 source_of() { line_of "$1" source | tr -d ' '; }
 file_of() { basename "$(source_of "$1")"; } # what a student's file is called
+holes_of() { awk '$1 ~ /^a[0-9]+\.q[0-9]+$/ && $2 != "-" { print $1 }' "$docs/$1.txt"; }
 questions_of() { awk '$1 ~ /^a[0-9]+\.q[0-9]+$/ { print $1 }' "$docs/$1.txt"; }
 variants_of() { find "$tests/variants" -name "$1.[0-9]*.sed" | wc -l | tr -d ' '; } # how many
 
@@ -66,6 +68,12 @@ lay_out() { # a1, folder, K: what a student gets
     handout "$1" "$3" > "$2/$1.md"
     # shellcheck disable=SC2046 # names
     for f in $(line_of "$1" needs); do cp -R "$f" "$2/"; done
+    case $file in *.cu)
+        mkdir "$2/cuda_on_cpu"
+        cp -R dev/cuda_on_cpu/cudacpu[-.]* dev/cuda_on_cpu/[!c]*.cpp dev/cuda_on_cpu/check.cpp dev/cuda_on_cpu/*.h \
+            dev/cuda_on_cpu/check_ignore.txt dev/cuda_on_cpu/include docs/cuda_on_cpu.md "$2/cuda_on_cpu/"
+        rm -rf "$2/cuda_on_cpu/cudacpu.tmp" ;;
+    esac
     sed "s/@A@/${1#a}/g; s/@SOURCE@/$file/g; s/@PROGRAM@/${file%.*}/g; s/@VARIANT@/$3/g" \
         "$docs/student/Makefile.${file##*.}" > "$2/Makefile"
 }
@@ -88,7 +96,8 @@ grade() { # a1, the student's file
     trap 'rm -rf "$dir"' EXIT
     lay_out "$1" "$dir/a" "$(variant_of "$1")"
     cp "$2" "$dir/a/$(file_of "$1")"
-    if make -s -C "$dir/a" grade SEED="${SEED:-1}" JSON="${JSON:-}" SHOW="${SHOW:-}" 2> "$dir/said" > "$dir/score"; then
+    if make -s -C "$dir/a" grade SEED="${SEED:-1}" JSON="${JSON:-}" SHOW="${SHOW:-}" CUDA="${CUDA:-}" \
+        2> "$dir/said" > "$dir/score"; then
         cat "$dir/said" >&2
         cat "$dir/score"
         return
@@ -125,12 +134,20 @@ property() { # a1, what it shows, a file that holds one line for each violation;
     fi
 }
 
-score_one() { # base folder, name, K, seed: scores base/../NAME.src; NAME.score becomes what the grader says
+score_one() { # base folder, name, K, seeds: scores base/../NAME.src; NAME.score becomes what the grader says
+    # of several seeds, 2,3,4: NAME.2.score, NAME.3.score ..
     work=$1/../$2.dir
     cp -R "$1" "$work"
     cp "$1/../$2.src" "$work/$(sed -n 's/^SRC ?= //p' "$1/Makefile")"
     sed "s/-DVARIANT=[0-9]*/-DVARIANT=$3/" "$1/Makefile" > "$work/Makefile"
-    make -s -C "$work" grade OPT=-O0 SEED="$4" > "$1/../$2.score" 2> "$1/../$2.said" || echo "NOT GRADED" >> "$1/../$2.score"
+    races=0
+    case $2 in reference | race.*) races= ;; esac # in CUDA: the others compile in half the time
+    for seed in $(echo "$4" | tr , ' '); do
+        to=$1/../$2
+        if [ "$seed" != "$4" ]; then to=$to.$seed; fi
+        make -s -C "$work" grade OPT=-O0 SEED="$seed" ${races:+RACES=$races} > "$to.score" 2> "$to.said" ||
+            echo "NOT GRADED" >> "$to.score"
+    done
     rm -rf "$work"
 }
 
@@ -178,7 +195,8 @@ check_one() { # a1
     property "$a" "table, handout and hints agree" "$dir/$a/report" "$(questions_of "$a" | wc -l | tr -d ' ') questions"
     [ ! -s "$dir/$a/report" ] || return 0
     lay_out "$a" "$base" 0
-    all=$(questions_of "$a" | tr '\n' ' ' | sed 's/ $//')
+    all=$(holes_of "$a" | tr '\n' ' ' | sed 's/ $//')
+    export CUDACPU_BUILD="$dir/cudacpu" # one for all
 
     # what a student gets compiles without a warning; it runs up to its first hole, which names itself
     cp -R "$base" "$dir/$a/student"
@@ -197,7 +215,7 @@ check_one() { # a1
     # everything that is to be scored, at once
     job starter 0 1 < "$base/$file"
     job reference 0 1 < "$source"
-    for q in $(questions_of "$a"); do awk -v only="$q" -f dev/starter.awk "$docs/$a.txt" "$source" | job "without.$q" 0 1; done
+    for q in $(holes_of "$a"); do awk -v only="$q" -f dev/starter.awk "$docs/$a.txt" "$source" | job "without.$q" 0 1; done
     if [ -z "$quick" ]; then more_jobs; fi
     xargs -n 3 -P "${JOBS:-2}" dev/assignment.sh --score "$base" < "$dir/$a/jobs"
 
@@ -205,8 +223,8 @@ check_one() { # a1
     property "$a" "the starter scores 0 on every question" "$dir/$a/report" "$(echo "$all" | wc -w | tr -d ' ') questions"
     expect reference "" > "$dir/$a/report"
     property "$a" "the reference scores full" "$dir/$a/report" "$(tail -n 1 "$dir/$a/reference.score")"
-    for q in $(questions_of "$a"); do
-        expect "without.$q" "$(awk -v q="$q" '$1 ~ /\.q/ { is = $1 == q; for (i = 5; i <= NF; i++) is = is || $i == q
+    for q in $(holes_of "$a"); do
+        expect "without.$q" "$(awk -v q="$q" '$1 ~ /\.q/ && $2 != "-" { is = $1 == q; for (i = 5; i <= NF; i++) is = is || $i == q
             if (is) printf "%s%s", n++ ? " " : "", $1 }' "$docs/$a.txt")"
     done > "$dir/$a/report"
     property "$a" "a question emptied alone loses itself and those declared after it" "$dir/$a/report" \
@@ -215,9 +233,10 @@ check_one() { # a1
 }
 
 more_jobs() {
-    for seed in 2 3 4 5 6; do job "seed.$seed" 0 $seed < "$source"; done
+    job seed 0 2,3,4,5,6 < "$source"
     case $source in
         *.c) wrong=$tests/wrong ;;
+        dev/*) wrong=$tests/wrong_$a ;;
         *vit*) wrong=$tests/wrong_vit ;;
         *) wrong=$tests/wrong_cuda ;;
     esac
@@ -231,7 +250,7 @@ more_jobs() {
         fi
     done
     # what goes badly wrong, in a question that no other needs
-    victim=$(awk '$1 ~ /\.q/ { id[++n] = $1; for (i = 5; i <= NF; i++) needed[$i] = 1 }
+    victim=$(awk '$1 ~ /\.q/ && $2 != "-" { id[++n] = $1; for (i = 5; i <= NF; i++) needed[$i] = 1 }
         END { for (i = n; i > 0; i--) if (!(id[i] in needed)) { print id[i]; exit } }' "$docs/$a.txt")
     n=0
     for body in 'exit(0);' '_exit(0);' 'abort();' '*(volatile int*)0 = 1;' 'for (volatile int i = 0;; ) { (void)i; }' \
@@ -239,9 +258,15 @@ more_jobs() {
         n=$((n + 1))
         awk -v only="$victim" -v body="$body" -f dev/starter.awk "$docs/$a.txt" "$source" | job "bad.$n" 0 1
     done
+    # what only check mode sees, whatever the result: test/races/a4.1.sed, its first line names the question
+    if command -v clang++ > /dev/null; then
+        for f in "$tests/races/$a".[0-9]*.sed; do
+            if [ -f "$f" ]; then sed -f "$f" "$source" | job "race.$(basename "$f" .sed)" 0 1; fi
+        done
+    fi
     for k in $(seq 1 "$(variants_of "$a")"); do
         job "variant.$k.plain" "$k" 1 < "$source"
-        for seed in 1 2 3; do program_of "$a" "$k" | job "variant.$k.solution.$seed" "$k" $seed; done
+        program_of "$a" "$k" | job "variant.$k.solution" "$k" 1,2,3
     done
 }
 
@@ -258,15 +283,25 @@ more_results() {
     done > "$dir/$a/report"
     property "$a" "one-line bugs in these functions lose points" "$dir/$a/report" \
         "$(grep -c '^wrong' "$dir/$a/jobs" || true) bugs of $wrong"
+    for f in "$dir/$a"/race.*.src; do
+        [ -f "$f" ] || continue
+        name=$(basename "$f" .src)
+        expect "$name" "$(sed -n '1s/^# //p' "$tests/races/${name#race.}.sed")"
+        ! cmp -s "$f" "$source" || echo "$name changes nothing"
+    done > "$dir/$a/report"
+    case $source in *.cu)
+        property "$a" "races and bad accesses lose points though the result is right" "$dir/$a/report" \
+            "$(find "$dir/$a" -name 'race.*.src' | wc -l | tr -d ' ') planted; 0 without clang++" ;;
+    esac
     for i in 1 2 3 4 5 6; do expect bad.$i "$victim"; done > "$dir/$a/report"
     property "$a" "exit(0), _exit(0), abort, a segfault, endless loops cost one question" "$dir/$a/report" "6, in $victim"
     : > "$dir/$a/report"
     for k in $(seq 1 "$(variants_of "$a")"); do
         expect "variant.$k.plain" "$(sed -n '1s/^# changes //p' "$tests/variants/$a.$k.sed")"
         for seed in 1 2 3; do expect "variant.$k.solution.$seed" ""; done
-        ! cmp -s "$dir/$a/variant.$k.plain.src" "$dir/$a/variant.$k.solution.1.src" || echo "variant $k changes nothing"
+        ! cmp -s "$dir/$a/variant.$k.plain.src" "$dir/$a/variant.$k.solution.src" || echo "variant $k changes nothing"
         handout "$a" "$k" | grep -q 'one thing is different' || echo "$docs/$a.md has no line <!-- variant -->"
-        awk -f dev/starter.awk "$docs/$a.txt" "$dir/$a/variant.$k.solution.1.src" > "$dir/$a/starter.tmp"
+        awk -f dev/starter.awk "$docs/$a.txt" "$dir/$a/variant.$k.solution.src" > "$dir/$a/starter.tmp"
         ! cmp -s "$dir/$a/starter.tmp" "$base/$file" || echo "variant $k: the comments of the starter do not say it"
     done >> "$dir/$a/report"
     property "$a" "a variant: its solution scores full, the reference loses what the variant changes" "$dir/$a/report" \
@@ -295,8 +330,9 @@ case ${1-} in
     course)
         if [ $# -eq 2 ]; then
             for a in $(assignments); do write_out "$a" "$2/$a"; done
-            cp "$docs/a0.md" "$2/a0.md"
-            echo "wrote $2: $(assignments | tr '\n' ' ')as variant ${VARIANT:-0}; a0.md is a handout for the whole project"
+            cp "$docs/a0.md" "$docs/a6.md" "$2/"
+            echo "wrote $2: $(assignments | tr '\n' ' ')as variant ${VARIANT:-0};" \
+                "a0.md and a6.md are handouts for the whole project"
             exit 0
         fi ;;
     grade) if [ $# -eq 3 ]; then grade "a$2" "$3"; exit 0; fi ;;

@@ -23,6 +23,7 @@ function hole(n,   todo) {
 
 FNR == NR {
     if ($1 !~ /^a[0-9]+\.q[0-9]+$/ || (only != "" && $1 != only) || (solution != "" && $1 != solution)) { next }
+    if ($2 == "-") { next }   # a question about functions of others: their speed, for example
     n = split($2, names, "+") # a question of several functions: names with + between
     for (i = 1; i <= n; i++) { id[names[i]] = $1; points[names[i]] = $3; want++ }
     next
@@ -34,8 +35,9 @@ solution == "" && !told && /^#[ \t]*include/ {
     print "#define TODO(question) do { fflush(stdout); fprintf(stderr, \"%s:%d: %s is not written yet\\n\", __FILE__, __LINE__, \\"
     print "    question); exit(64); } while (0)"
     if (FILENAME ~ /\.cu$/) { # in code for the GPU
+        print "#ifndef __NVCC__ // without a GPU\n#define TODO_DEVICE TODO\n#else"
         print "#define TODO_DEVICE(question) do { printf(\"%s:%d: %s is not written yet\\n\", __FILE__, __LINE__, question); \\"
-        print "    __trap(); } while (0)"
+        print "    __trap(); } while (0)\n#endif"
     }
 }
 
