@@ -36,7 +36,8 @@ def read(path):
 def cell(r, part):
     # milliseconds, and how many of 100 of them the products need alone
     ms, sgemm = r[part + "_ms"], r[part + "_sgemm_ms"]
-    return "%.*f%s" % (2 if ms < 10 else 1 if ms < 100 else 0, ms, " (%.0f)" % (100 * sgemm / ms) if sgemm > 0 and part != "routing" else "")
+    share = " (%.0f)" % (100 * sgemm / ms) if sgemm > 0 and part != "routing" else ""
+    return "%.*f%s" % (2 if ms < 10 else 1 if ms < 100 else 0, ms, share)
 
 
 def row(r):
