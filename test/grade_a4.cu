@@ -1,7 +1,7 @@
 // Grades assignment 4, kernels: each alone, in fp32 and bf16, against slow loops in double, on shapes with empty experts, with one
 // expert that takes all, with C that is no multiple of 32, and with one token. Runs without a GPU, with clang++ in check mode, and
 // on a GPU. See grade.h.
-#ifndef __CUDACPU__
+#ifdef __NVCC__ // __CUDACPU__ is not known before the first header of CUDA
 #define GRADE_SECONDS 60
 #endif
 #include "grade.h"

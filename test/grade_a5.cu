@@ -1,6 +1,6 @@
 // Grades assignment 5, speed: each rung alone against a loop in double, on other shapes than those of the program; on a GPU
 // also the time of the grouped kernel against a naive kernel and cuBLAS, both of this file. See grade.h.
-#ifndef __CUDACPU__
+#ifdef __NVCC__ // __CUDACPU__ is not known before the first header of CUDA
 #define GRADE_SECONDS 120
 #endif
 #include "grade.h"
