@@ -192,7 +192,7 @@ if [ "${1-}" = --all ]; then
     result "a sound assignment passes, ten properties" $?
 
     tiny; change test/grade_a1.c 's/== (VARIANT == 1 ? 3 : 2) \* x/% x == 0/'
-    breaks "a test that misses a bug" "one-line bugs"
+    breaks "a test that misses a bug" "one-line bug"
     grep -q 'a variant' "$tmp/seen" && grep -q '^FAILED a1 a variant' "$tmp/seen"
     result "and a variant's rule" $?
     tiny; change test/grade.h 's/grade.pass_code = 100 + random % 27;/grade.pass_code = 0;/'
