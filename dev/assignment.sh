@@ -26,6 +26,9 @@ fail() { # exit code, what is wrong, what to do
 # ---- the parts of an assignment ----------------------------------------------------------------------------------------
 
 table_of() { # a1 -> its table
+    if [ ! -f "$docs/$1.txt" ] && [ -f "$docs/$1.md" ]; then
+        fail 2 "assignment $1 has no starter and no grader: it is done with the whole project" "its handout is $docs/$1.md"
+    fi
     [ -f "$docs/$1.txt" ] || fail 2 "there is no assignment '$1'" "these are there: $(assignments | tr '\n' ' ')"
     echo "$docs/$1.txt"
 }
