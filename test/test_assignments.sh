@@ -38,7 +38,8 @@ dev/assignment.sh grade 1 "$tmp/none.c" > "$tmp/seen" 2>&1
 [ $? -eq 2 ] && grep -q 'there is no file' "$tmp/seen"
 result "a file that is missing is said so" $?
 dev/assignment.sh make 6 "$tmp/a6" > "$tmp/seen" 2>&1
-[ $? -eq 2 ] && grep -q 'its handout is docs/assignments/a6.md' "$tmp/seen" && [ "$(wc -l < "$tmp/seen")" -eq 2 ] && [ ! -e "$tmp/a6" ]
+[ $? -eq 2 ] && grep -q 'its handout is docs/assignments/a6.md' "$tmp/seen" && [ "$(wc -l < "$tmp/seen")" -eq 2 ] &&
+    [ ! -e "$tmp/a6" ]
 result "an assignment without a starter says where its handout is" $?
 echo 'int main(void) { return 0 }' > "$tmp/broken.c"
 JSON=1 dev/assignment.sh grade 1 "$tmp/broken.c" > "$tmp/seen" 2> "$tmp/said"
