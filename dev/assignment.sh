@@ -26,6 +26,9 @@ fail() { # exit code, what is wrong, what to do
 # ---- the parts of an assignment ----------------------------------------------------------------------------------------
 
 table_of() { # a1 -> its table
+    if [ ! -f "$docs/$1.txt" ] && [ -f "$docs/$1.md" ]; then
+        fail 2 "assignment $1 has no starter and no grader: it is done with the whole project" "its handout is $docs/$1.md"
+    fi
     [ -f "$docs/$1.txt" ] || fail 2 "there is no assignment '$1'" "these are there: $(assignments | tr '\n' ' ')"
     echo "$docs/$1.txt"
 }
@@ -140,12 +143,13 @@ score_one() { # base folder, name, K, seeds: scores base/../NAME.src; NAME.score
     cp -R "$1" "$work"
     cp "$1/../$2.src" "$work/$(sed -n 's/^SRC ?= //p' "$1/Makefile")"
     sed "s/-DVARIANT=[0-9]*/-DVARIANT=$3/" "$1/Makefile" > "$work/Makefile"
-    races=0
+    races=0 opt='-O0 -g0'
     case $2 in reference | race.*) races= ;; esac # in CUDA: the others compile in half the time
+    case $2 in bad.*) if [ -d "$1/cuda_on_cpu" ]; then opt="$opt -DGRADE_SECONDS=2"; fi ;; esac # endless loops, quick tests
     for seed in $(echo "$4" | tr , ' '); do
         to=$1/../$2
         if [ "$seed" != "$4" ]; then to=$to.$seed; fi
-        make -s -C "$work" grade OPT=-O0 SEED="$seed" ${races:+RACES=$races} > "$to.score" 2> "$to.said" ||
+        make -s -C "$work" grade OPT="$opt" SEED="$seed" ${races:+RACES=$races} > "$to.score" 2> "$to.said" ||
             echo "NOT GRADED" >> "$to.score"
     done
     rm -rf "$work"
@@ -241,13 +245,25 @@ more_jobs() {
         *) wrong=$tests/wrong_cuda ;;
     esac
     spared=" $(line_of "$a" spares | tr '\n' ' ') "
+    # a build takes seconds, so several bugs share one: the n-th of each question goes into build n; but questions that need others,
+    # or are needed, have builds of their own
     for f in "$wrong"/*.sed; do
         name=$(basename "$f" .sed) function=$(function_of "$f")
         if [ -z "$function" ]; then continue; fi
         case $spared in *" $name "*) continue ;; esac
-        if awk '$1 ~ /\.q/ { print $2 }' "$docs/$a.txt" | tr + '\n' | grep -qx "$function"; then
-            sed -f "$f" "$source" | job "wrong.$name" 0 1
-        fi
+        q=$(awk -v f="$function" '$1 ~ /\.q/ && index("+" $2 "+", "+" f "+") { print $1 }' "$docs/$a.txt")
+        if [ -z "$q" ]; then continue; fi
+        n=$(($(cat "$dir/$a"/wrong.*.bugs 2> /dev/null | grep -c " $q$" || true) + 1))
+        if awk -v q="$q" '{ for (i = 5; i <= NF; i++) if (($1 == q || $i == q) && $2 != "-") found = 1 } END { exit !found }' \
+            "$docs/$a.txt"; then n=$q.$n; fi
+        to=$dir/$a/wrong.$n
+        [ -f "$to.src" ] || cp "$source" "$to.src"
+        sed -f "$f" "$to.src" > "$to.tmp"
+        mv "$to.tmp" "$to.src"
+        echo "$name $q" >> "$to.bugs"
+    done
+    for f in "$dir/$a"/wrong.*.bugs; do
+        if [ -f "$f" ]; then echo "$(basename "$f" .bugs) 0 1" >> "$dir/$a/jobs"; fi
     done
     # what goes badly wrong, in a question that no other needs
     victim=$(awk '$1 ~ /\.q/ && $2 != "-" { id[++n] = $1; for (i = 5; i <= NF; i++) needed[$i] = 1 }
@@ -273,16 +289,20 @@ more_jobs() {
 more_results() {
     for seed in 2 3 4 5 6; do expect seed.$seed ""; done > "$dir/$a/report"
     property "$a" "the reference scores full with other seeds" "$dir/$a/report" "5 seeds"
-    for f in "$dir/$a"/wrong.*.score; do
+    for f in "$dir/$a"/wrong.*.bugs; do
         [ -f "$f" ] || continue
-        name=$(basename "$f" .score)
-        case $(lost "$f") in
-            '') echo "$name loses nothing: $(sed -n '1s/^# //p' "$wrong/${name#wrong.}.sed")" ;;
-            NOT*) echo "$name could not be graded"; head -n 2 "$dir/$a/$name.said" ;;
-        esac
+        lost=$(lost "${f%.bugs}.score")
+        while read -r name q; do
+            case " $lost " in
+                *" $q "*) ;;
+                " NOT"*) echo "$name could not be graded"; head -n 2 "${f%.bugs}.said" ;;
+                *) echo "$name does not lose $q: $(sed -n '1s/^# //p' "$wrong/$name.sed")" ;;
+            esac
+        done < "$f"
     done > "$dir/$a/report"
-    property "$a" "one-line bugs in these functions lose points" "$dir/$a/report" \
-        "$(grep -c '^wrong' "$dir/$a/jobs" || true) bugs of $wrong"
+    property "$a" "each one-line bug in these functions loses its question" "$dir/$a/report" \
+        "$(cat "$dir/$a"/wrong.*.bugs 2> /dev/null | wc -l | tr -d ' ') bugs of $wrong in $(grep -c '^wrong' "$dir/$a/jobs" ||
+            true) builds"
     for f in "$dir/$a"/race.*.src; do
         [ -f "$f" ] || continue
         name=$(basename "$f" .src)

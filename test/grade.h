@@ -23,6 +23,7 @@ can, and a person who reads the code sees it.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -216,8 +217,22 @@ static inline void grade_json_text(const char* s) {
     putchar('"');
 }
 
+#ifdef __NVCC__
+static inline void grade_gpu(void) { // asked in a process of its own: one that has spoken to a GPU cannot fork others that do
+    int n = 0, status = 1;
+    pid_t child = fork();
+    if (child == 0) { _exit(cudaGetDeviceCount(&n) != cudaSuccess || n < 1); }
+    if (child < 0 || waitpid(child, &status, 0) < 0 || status != 0) {
+        grade_stop("no GPU found", "this grader was built with CUDA=1", "make grade, without CUDA=1, runs kernels on the CPU");
+    }
+}
+#endif
+
 static inline int grade_end(void) { // runs all, prints the table or Gradescope's results.json; returns main's exit code
     int got = 0, total = 0, not_measured = 0;
+#ifdef __NVCC__
+    grade_gpu();
+#endif
     for (int i = 0; i < grade.n; i++) {
         if (grade.q[i].not_measured != NULL) { not_measured += grade.q[i].points; continue; }
         total += grade.q[i].points;

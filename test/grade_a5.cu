@@ -1,6 +1,6 @@
 // Grades assignment 5, speed: each rung alone against a loop in double, on other shapes than those of the program; on a GPU
 // also the time of the grouped kernel against a naive kernel and cuBLAS, both of this file. See grade.h.
-#ifndef __CUDACPU__
+#ifdef __NVCC__ // __CUDACPU__ is not known before the first header of CUDA
 #define GRADE_SECONDS 120
 #endif
 #include "grade.h"
@@ -45,9 +45,10 @@ static void right(void (*rung)(const Shape*), int counts_hidden) {
             if (bytes > 0) { need(cudaMemcpy(got + begin, dout + begin, bytes, cudaMemcpyDeviceToHost)); }
             for (int i = offset[e]; i < offset[e] + rows_of_expert[e]; i++) {
                 for (int h = 0; h < H; h++) {
-                    double want = 0.0, size = 0.0, is = (double)value(got[(size_t)i * H + h]);
+                    double want = 0.0, size = 0.0, is = (double)__bfloat162float(got[(size_t)i * H + h]);
                     for (int c = 0; c < C; c++) {
-                        double a = (double)value(x[(size_t)i * C + c]) * value(W[((size_t)e * H + h) * C + c]);
+                        double a = __bfloat162float(x[(size_t)i * C + c]); // value is for the device
+                        a *= __bfloat162float(W[((size_t)e * H + h) * C + c]);
                         want += a;
                         size += fabs(a);
                     }

@@ -37,12 +37,71 @@ result "a folder with work in it is not overwritten" $?
 dev/assignment.sh grade 1 "$tmp/none.c" > "$tmp/seen" 2>&1
 [ $? -eq 2 ] && grep -q 'there is no file' "$tmp/seen"
 result "a file that is missing is said so" $?
+dev/assignment.sh make 6 "$tmp/a6" > "$tmp/seen" 2>&1
+[ $? -eq 2 ] && grep -q 'its handout is docs/assignments/a6.md' "$tmp/seen" && [ "$(wc -l < "$tmp/seen")" -eq 2 ] &&
+    [ ! -e "$tmp/a6" ]
+result "an assignment without a starter says where its handout is" $?
 echo 'int main(void) { return 0 }' > "$tmp/broken.c"
 JSON=1 dev/assignment.sh grade 1 "$tmp/broken.c" > "$tmp/seen" 2> "$tmp/said"
 [ $? -eq 1 ] && grep -q '^{"score": 0, "output": "The file does not compile' "$tmp/seen"
 result "a file that does not compile scores 0" $?
 dev/assignment.sh solution a1.q4 > "$tmp/seen" 2>&1 && grep -q '^void gather_forward(' "$tmp/seen" && grep -q memcpy "$tmp/seen"
 result "the solution of a question" $?
+
+# ---- the leaderboard of assignment 6: the log of a real run, then edited
+
+entry() { # name, sed command: the real log, edited, as the entry NAME
+    mkdir -p "$tmp/$1"
+    sed "$2" "$tmp/real/log.jsonl" > "$tmp/$1/log.jsonl"
+}
+refuses() { # what, sed command, what it says
+    entry bad "$2"
+    ! cmp -s "$tmp/bad/log.jsonl" "$tmp/real/log.jsonl" || { result "$1: the edit changes nothing" 1; return; }
+    dev/leaderboard.sh ${4:+--seconds "$4"} bad="$tmp/bad" > "$tmp/seen" 2> "$tmp/said"
+    [ $? -eq 1 ] && [ ! -s "$tmp/seen" ] && grep -q "^leaderboard: refused bad: $tmp/bad/log.jsonl:[0-9]*: $3" "$tmp/said" &&
+        sed -n 2p "$tmp/said" | grep -q '^---> HINT: .' && [ "$(wc -l < "$tmp/said")" -eq 2 ]
+    result "leaderboard refuses: $1" $?
+}
+./train_gpt2_dynmoe --data docs/math.md --steps 6 --batch 2 --context 16 --channels 16 --heads 2 --layers 2 --val-tokens 1024 \
+    --log-every 2 --out "$tmp/run" > /dev/null 2>&1
+mkdir -p "$tmp/real" # of a committed source, whatever it is here, and of 2 seconds, however long it took
+sed 's/"commit":"[^"]*"/"commit":"abc1234"/; s/"ms":[0-9.]*/"ms":100.5/; s/"seconds":[0-9.]*/"seconds":2.00/' \
+    "$tmp/run/log.jsonl" > "$tmp/real/log.jsonl"
+better='s/"bits":[0-9.]*/"bits":1.442695/; s/"loss":[0-9.]*/"loss":1.000000/; s/"best":[0-9.]*/"best":1.000000/'
+entry better "$better"
+dev/leaderboard.sh real="$tmp/real" better="$tmp/better" > "$tmp/seen" 2>&1 &&
+    [ "$(cut -f 7 "$tmp/seen" | tail -n 2 | tr '\n' ' ')" = "better real " ] &&
+    [ "$(sed -n 3p "$tmp/seen" | cut -f 1-6)" = "$(printf '1.4427\t2.0\t6\ttop-any\tabc1234\t-')" ]
+result "leaderboard: two entries, the better one first" $?
+entry dirty 's/abc1234/abc1234-dirty/'
+echo 'a change' > "$tmp/dirty/source.diff"
+dev/leaderboard.sh dirty="$tmp/dirty" > "$tmp/seen" 2>&1 && tail -n 1 "$tmp/seen" | cut -f 6 | grep -qx '[0-9]*'
+result "leaderboard: a changed source with its diff" $?
+refuses "more than the allowed seconds" 's/"seconds":2.00/"seconds":2.01/' "2.01 seconds, allowed are 2" 2
+refuses "edited bits" '$!s/"bits":[0-9]*/"bits":1/' "a loss of "
+refuses "edited bits and losses, at the last step" '/^{"type":"val","step":6/{ s/"bits":[0-9.]*/"bits":1.442695/
+    s/"loss":[0-9.]*/"loss":1.000000/; }' "the best loss is "
+refuses "edited seconds" 's/"seconds":2.00/"seconds":0.40/' "its steps take 0.603 seconds"
+refuses "edited steps" 's/^{"type":"end","step":6/{"type":"end","step":5/' "steps end at 6, the run at 5, planned were 6"
+refuses "a step left out at the end" '/^{"type":"step","step":6/d' "steps end at 4"
+refuses "steps in another order" '/^{"type":"step","step":2,/s/"step":2/"step":5/' "step 4 comes after step 5"
+refuses "no validation at the end" '/^{"type":"val","step":6/d' "no validation after the last step"
+refuses "no end" '/^{"type":"end"/d' "the run has not ended"
+refuses "a stopped run" 's/^{"type":"end".*/{"type":"stop","step":6}/' "the run was stopped"
+refuses "a resumed run" 's|"resume":""|"resume":"out/model.safetensors"|' "the run was resumed"
+refuses "a run that began with a trained model" 's|"init":""|"init":"old.safetensors"|' "the run began with the model old"
+refuses "two runs in one log" '1{h;}; 3{G;}' "a second run"
+refuses "a line that is no record" '3s/}$//' "not a record of a log"
+refuses "an empty log" 'd' "an empty log"
+refuses "a changed source without its diff" 's/abc1234/abc1234-dirty/' "changed source (commit abc1234-dirty) without source.diff"
+entry other 's/"machine":"[^"]*"/"machine":"another one"/'
+dev/leaderboard.sh real="$tmp/real" other="$tmp/other" > "$tmp/seen" 2>&1
+[ $? -eq 1 ] && grep -q '^leaderboard: the entries differ in machine' "$tmp/seen" && [ "$(wc -l < "$tmp/seen")" -eq 2 ]
+result "leaderboard refuses: entries of two machines" $?
+entry bad 1d
+dev/leaderboard.sh real="$tmp/real" bad="$tmp/bad" > "$tmp/seen" 2> /dev/null
+[ $? -eq 1 ] && tail -n 1 "$tmp/seen" | grep -q 'real$'
+result "leaderboard: one bad entry does not hide the good ones" $?
 
 # ---- a tiny assignment
 
@@ -137,7 +196,7 @@ if [ "${1-}" = --all ]; then
     result "a sound assignment passes, ten properties" $?
 
     tiny; change test/grade_a1.c 's/== (VARIANT == 1 ? 3 : 2) \* x/% x == 0/'
-    breaks "a test that misses a bug" "one-line bugs"
+    breaks "a test that misses a bug" "one-line bug"
     grep -q 'a variant' "$tmp/seen" && grep -q '^FAILED a1 a variant' "$tmp/seen"
     result "and a variant's rule" $?
     tiny; change test/grade.h 's/grade.pass_code = 100 + random % 27;/grade.pass_code = 0;/'
