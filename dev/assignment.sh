@@ -227,7 +227,8 @@ check_one() { # a1
       [ "$(grep -c 'not written yet$' "$dir/$a/starter.score")" = "$(echo "$all" | wc -w | tr -d ' ')" ] ||
           awk '$3 == "tests" && !/not written yet$/ { print "starter: instead of `not written yet`: " $0 }' "$dir/$a/starter.score"
     } > "$dir/$a/report"
-    property "$a" "the starter scores 0 on every question, which says that it is not written yet" "$dir/$a/report" "$(echo "$all" | wc -w | tr -d ' ') questions"
+    property "$a" "the starter scores 0 on every question, which says that it is not written yet" "$dir/$a/report" \
+        "$(echo "$all" | wc -w | tr -d ' ') questions"
     expect reference "" > "$dir/$a/report"
     property "$a" "the reference scores full" "$dir/$a/report" "$(tail -n 1 "$dir/$a/reference.score")"
     for q in $(holes_of "$a"); do
