@@ -144,7 +144,7 @@ score_one() { # base folder, name, K, seeds: scores base/../NAME.src; NAME.score
     cp "$1/../$2.src" "$work/$(sed -n 's/^SRC ?= //p' "$1/Makefile")"
     sed "s/-DVARIANT=[0-9]*/-DVARIANT=$3/" "$1/Makefile" > "$work/Makefile"
     races=0 opt='-O0 -g0'
-    case $2 in reference | race.*) races= ;; esac # in CUDA: the others compile in half the time
+    case $2 in starter | reference | race.*) races= ;; esac # in CUDA: the others compile in half the time
     case $2 in bad.*) if [ -d "$1/cuda_on_cpu" ]; then opt="$opt -DGRADE_SECONDS=2"; fi ;; esac # endless loops, quick tests
     for seed in $(echo "$4" | tr , ' '); do
         to=$1/../$2
@@ -223,8 +223,12 @@ check_one() { # a1
     if [ -z "$quick" ]; then more_jobs; fi
     xargs -n 3 -P "${JOBS:-2}" dev/assignment.sh --score "$base" < "$dir/$a/jobs"
 
-    expect starter "$all" > "$dir/$a/report"
-    property "$a" "the starter scores 0 on every question" "$dir/$a/report" "$(echo "$all" | wc -w | tr -d ' ') questions"
+    { expect starter "$all"
+      [ "$(grep -c 'not written yet$' "$dir/$a/starter.score")" = "$(echo "$all" | wc -w | tr -d ' ')" ] ||
+          awk '$3 == "tests" && !/not written yet$/ { print "starter: instead of `not written yet`: " $0 }' "$dir/$a/starter.score"
+    } > "$dir/$a/report"
+    property "$a" "the starter scores 0 on every question, which says that it is not written yet" "$dir/$a/report" \
+        "$(echo "$all" | wc -w | tr -d ' ') questions"
     expect reference "" > "$dir/$a/report"
     property "$a" "the reference scores full" "$dir/$a/report" "$(tail -n 1 "$dir/$a/reference.score")"
     for q in $(holes_of "$a"); do

@@ -1,8 +1,8 @@
 #!/bin/sh
 # The leaderboard of assignment 6: validation bits per byte after so many seconds of the run's own clock.
 #   dev/leaderboard.sh [--seconds 300] NAME=FOLDER...     a FOLDER has log.jsonl of a run, and perhaps source.diff
-# Prints one line for each entry, the best first. An entry that breaks a rule is refused, with file and line; exit code 1.
-# The rules: one run from its beginning to its end, neither resumed nor begun with a trained model; its numbers fit together: bits
+# Prints one line for each entry, the best first. An entry that breaks a rule is refused, with file and line, exit code 1. The
+# rules: one run from its beginning to its end, neither resumed nor begun with a trained model; its numbers fit together: bits
 # and losses, steps and their times; it took no more than the allowed seconds; all entries name the same machine, data and
 # validation; a commit that ends in -dirty (changed source), or is unknown, comes with source.diff. This finds mistakes and
 # careless edits. A careful forger is found by running the entry again.
@@ -88,7 +88,10 @@ entry() { # folder: its line, with tabs; or what is wrong, exit code 1
 }
 for one in "$@"; do
     name=${one%%=*} folder=${one#*=}
-    case $one in [!=]*=?*) ;; *) stop 2 "'$one' is not NAME=FOLDER" "an entry is a name and its folder: best=out/a6/best" ;; esac
+    case $one in
+        [!=]*=?*) ;;
+        *) stop 2 "'$one' is not NAME=FOLDER" "an entry is a name and a run's folder: best=out/a6/best" ;;
+    esac
     if [ ! -f "$folder/log.jsonl" ]; then
         refused "$name" "$folder/log.jsonl is missing$(printf '\t')FOLDER is what --out of the run named"
     elif line=$(entry "$folder"); then
