@@ -138,17 +138,18 @@ property() { # a1, what it shows, a file that holds one line for each violation;
 }
 
 score_one() { # base folder, name, K, seeds: scores base/../NAME.src; NAME.score becomes what the grader says
-    # of several seeds, 2,3,4: NAME.2.score, NAME.3.score ..
+    # of several seeds, 2,3,4: NAME.2.score, NAME.3.score ..; NAME=a1.q2.3: with HOLE=a1.q2 BAD=3, see dev/starter.awk
     work=$1/../$2.dir
     cp -R "$1" "$work"
     cp "$1/../$2.src" "$work/$(sed -n 's/^SRC ?= //p' "$1/Makefile")"
     sed "s/-DVARIANT=[0-9]*/-DVARIANT=$3/" "$1/Makefile" > "$work/Makefile"
     races=0 opt='-O0 -g0'
     case $2 in starter | reference | race.*) races= ;; esac # in CUDA: the others compile in half the time
-    case $2 in bad.*) if [ -d "$1/cuda_on_cpu" ]; then opt="$opt -DGRADE_SECONDS=2"; fi ;; esac # endless loops, quick tests
+    case $2 in switched) if [ -d "$1/cuda_on_cpu" ]; then opt="$opt -DGRADE_SECONDS=2"; fi ;; esac # endless loops, quick tests
     for seed in $(echo "$4" | tr , ' '); do
         to=$1/../$2
         if [ "$seed" != "$4" ]; then to=$to.$seed; fi
+        case $seed in *=*) to=$1/../${seed%%=*} HOLE=${seed#*=} BAD=${seed##*.} seed=1; HOLE=${HOLE%.*}; export HOLE BAD ;; esac
         make -s -C "$work" grade OPT="$opt" SEED="$seed" ${races:+RACES=$races} > "$to.score" 2> "$to.said" ||
             echo "NOT GRADED" >> "$to.score"
     done
@@ -219,8 +220,9 @@ check_one() { # a1
     # everything that is to be scored, at once
     job starter 0 1 < "$base/$file"
     job reference 0 1 < "$source"
-    for q in $(holes_of "$a"); do awk -v only="$q" -f dev/starter.awk "$docs/$a.txt" "$source" | job "without.$q" 0 1; done
+    switches=$(for q in $(holes_of "$a"); do printf 'without.%s=%s.0,' "$q" "$q"; done)
     if [ -z "$quick" ]; then more_jobs; fi
+    awk -v switched=1 -f dev/starter.awk "$docs/$a.txt" "$source" | job switched 0 "${switches%,}"
     xargs -n 3 -P "${JOBS:-2}" dev/assignment.sh --score "$base" < "$dir/$a/jobs"
 
     { expect starter "$all"
@@ -272,12 +274,7 @@ more_jobs() {
     # what goes badly wrong, in a question that no other needs
     victim=$(awk '$1 ~ /\.q/ && $2 != "-" { id[++n] = $1; for (i = 5; i <= NF; i++) needed[$i] = 1 }
         END { for (i = n; i > 0; i--) if (!(id[i] in needed)) { print id[i]; exit } }' "$docs/$a.txt")
-    n=0
-    for body in 'exit(0);' '_exit(0);' 'abort();' '*(volatile int*)0 = 1;' 'for (volatile int i = 0;; ) { (void)i; }' \
-        'for (;;) { printf("{\\"score\\": 100}"); }'; do
-        n=$((n + 1))
-        awk -v only="$victim" -v body="$body" -f dev/starter.awk "$docs/$a.txt" "$source" | job "bad.$n" 0 1
-    done
+    for n in 1 2 3 4 5 6; do switches=${switches}bad.$n=$victim.$n,; done
     # what only check mode sees, whatever the result: test/races/a4.1.sed, its first line names the question
     if command -v clang++ > /dev/null; then
         for f in "$tests/races/$a".[0-9]*.sed; do

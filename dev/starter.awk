@@ -1,8 +1,9 @@
 # Makes starter code from a program by emptying the functions that a table names. Signature and opening comments stay: they are
 # the specification. The program carries no markers; a name that is not found, or is found twice, is an error.
-#   awk [-v only=a1.q2] [-v body='exit(0);'] -f dev/starter.awk docs/assignments/a1.txt train_gpt2_dynmoe.c > starter.c
+#   awk [-v switched=1] -f dev/starter.awk docs/assignments/a1.txt train_gpt2_dynmoe.c > starter.c
 #   awk -v solution=a1.q2 -f dev/starter.awk docs/assignments/a1.txt train_gpt2_dynmoe.c      prints its functions as they are
-# only: empties one question. body: what stands in the hole in place of TODO(question).
+# switched: for `dev/assignment.sh check`; all functions stay, and HOLE=a1.q2 in the environment opens one hole when the program
+# runs, so that one build serves for all. BAD=1 to 6 says what stands in it: exit(0), _exit(0), abort, a segfault, endless loops.
 # A definition starts in column 0, and ends with a } in column 0 or, if it is short, on the line where it starts.
 
 function code(line) { sub(/[ \t]*\/\/.*$/, "", line); sub(/[ \t]+$/, "", line); return line } # without a comment at the end
@@ -17,18 +18,28 @@ function wanted(line) { # the function that this line begins to define, if the t
 function hole(n,   todo) {
     todo = device ? "TODO_DEVICE" : "TODO"
     print "    // YOUR CODE HERE: " id[name] ", " points[name] " points (the reference takes " n (n == 1 ? " line)" : " lines)")
-    print "    " (body != "" ? body : todo "(\"" id[name] "\");")
+    print "    " todo "(\"" id[name] "\");"
     print "}"
 }
 
 FNR == NR {
-    if ($1 !~ /^a[0-9]+\.q[0-9]+$/ || (only != "" && $1 != only) || (solution != "" && $1 != solution)) { next }
+    if ($1 !~ /^a[0-9]+\.q[0-9]+$/ || (solution != "" && $1 != solution)) { next }
     if ($2 == "-") { next }   # a question about functions of others: their speed, for example
     n = split($2, names, "+") # a question of several functions: names with + between
     for (i = 1; i <= n; i++) { id[names[i]] = $1; points[names[i]] = $3; want++ }
     next
 }
 
+switched && !told && /^#[ \t]*include/ {
+    told = 1
+    print "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n#include <unistd.h>"
+    print "static inline void hole_switch(const char* question) {\n    const char *is = getenv(\"HOLE\"), *bad = getenv(\"BAD\");"
+    print "    if (is == NULL || strcmp(is, question) != 0) { return; }\n    switch (bad == NULL ? 0 : atoi(bad)) {"
+    print "        case 1: exit(0);\n        case 2: _exit(0);\n        case 3: abort();"
+    print "        case 4: *(volatile int*)0 = 1; break;\n        case 5: for (volatile int i = 0;; ) { (void)i; }"
+    print "        case 6: for (;;) { printf(\"{\\\"score\\\": 100}\"); }"
+    print "        default: fprintf(stderr, \"%s is not written yet\\n\", question); exit(64);\n    }\n}"
+}
 solution == "" && !told && /^#[ \t]*include/ {
     told = 1
     print "// A hole names itself: file, line and question, exit code 64. Delete the line TODO(..) when you fill one."
@@ -54,6 +65,12 @@ state == 1 { # the signature, perhaps over several lines; a line that ends in ; 
     if (found[name]++) { print "starter.awk: " name " is defined twice" > "/dev/stderr"; failed = 1; exit 1 }
     done++
     if (solution != "") { printf "%s", held; state = line ~ /\}$/ ? 0 : 4; next }
+    if (switched) { # the switch behind the {
+        sub(/\{/, "{ hole_switch(\"" id[name] "\");", held)
+        printf "%s", held
+        state = line ~ /\}$/ ? 0 : 5
+        next
+    }
     device = held ~ /__global__|__device__/ && held !~ /__host__/
     if (line ~ /\}$/) { # all on one line
         comment = $0
@@ -76,6 +93,7 @@ state == 2 || state == 3 {
     if (/^\}/) { hole(n); state = 0 } else if (!/^[ \t]*(\/\/.*)?$/) { n++ }
     next
 }
+state == 5 { print; if (/^\}/) { state = 0 } next }
 state == 4 { print; if (/^\}/) { state = 0; print "" } next }
 solution == "" { print }
 
