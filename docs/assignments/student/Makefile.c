@@ -11,7 +11,8 @@ PROGRAM := @PROGRAM@
 WARN := -Wall -Wextra -Werror -Wno-unused-parameter -Wno-unused-function
 OMP := $(shell echo 'int main(void) { return 0; }' | $(CC) -fopenmp -x c - -o /dev/null 2> /dev/null && echo -fopenmp || \
     echo -Wno-unknown-pragmas)
-BLAS = $(shell pkg-config --exists openblas 2> /dev/null && echo -DUSE_BLAS && pkg-config --cflags --libs openblas)
+BLAS = $(shell pkg-config --exists openblas 2> /dev/null && echo "-DUSE_BLAS '-DBLAS_NAME=\"OpenBLAS\"'" && \
+    pkg-config --cflags --libs openblas)
 CHECK = $(shell pkg-config --cflags --libs check 2> /dev/null || echo -lcheck -lsubunit -lrt -lpthread)
 .PHONY: all grade hint data clean
 
