@@ -729,7 +729,7 @@ void combine_backward(float* dout, float* dweight, const float* dy, const float*
 
 float diversity_loss(float* dW, const float* W, const float* wnorm, const int* mask, float weight, int C, int E) {
     // A_ij = <v_i, v_j> for active i != j, v = W/|W| (the diagonal, <v, v> - 1, is 0). F = sqrt(sum_ij A_ij^2), not squared:
-    // dv_i = (2/F) sum_j A_ij v_j, dW_i = (dv_i - v_i <v_i, dv_i>) / |W_i| is of length 2/|W| however small F is; 0 at F = 0
+    // dv_i = (2/F) sum_j A_ij v_j, dW_i = (dv_i - v_i <v_i, dv_i>) / |W_i|: of length 2 together, however small F; 0 at F = 0
     double A[MAX_EXPERTS * MAX_EXPERTS], along[MAX_EXPERTS], sum = 0.0;
     for (int i = 0; i < E; i++) {
         along[i] = 0.0;
