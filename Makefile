@@ -426,7 +426,7 @@ hint: ## a hint for one question: Q=a1.q2
 	@$(ASSIGNMENT) hint "$(Q)"
 solution: ## the reference functions of a question: Q=a1.q2
 	@$(ASSIGNMENT) solution "$(Q)"
-assignments-check: ## are starters, graders, variants and tables of points sound? (minutes; A=1 for one)
+assignments-check: all ## are starters, graders, variants and tables of points sound? (minutes; A=1 for one)
 	$(ASSIGNMENT) check $(if $(A),a$(A))
 	$(if $(A),,sh test/test_assignments.sh --all)
 
