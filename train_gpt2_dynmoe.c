@@ -192,6 +192,8 @@ void matmul_bias(float* out, const float* a, int ta, const float* b, int tb, con
 }
 
 void matmul(float* out, const float* a, int ta, const float* b, int tb, int M, int N, int K, float beta) {
+    // out (M, N) = op(a) op(b) + beta * out. op(a) (M, K) is a or, with ta 1, its transpose; op(b) (K, N) likewise. A beta of 0
+    // does not read out.
     matmul_bias(out, a, ta, b, tb, NULL, M, N, K, beta);
 }
 
@@ -438,7 +440,7 @@ void crossentropy_backward(float* logits, const float* lse, const int* targets, 
 // Symbols of the paper: W (E, C) gate matrix, G (E) thresholds, m (E) mask of the pool (1 = active), tau temperature.
 // The paper's router, top-any, comes first. The softmax routers that it is compared with share all but gate_*.
 
-#define NORM_EPS 1e-8f // a row of x or W shorter than this has no direction: cosine 0, no gradient
+#define NORM_EPS 1e-8f // the least length to divide by: 0 has cosine 0. A row of x or W not longer than this gets no gradient
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 

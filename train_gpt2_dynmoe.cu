@@ -1065,7 +1065,7 @@ void crossentropy(float* losses, floatX* logits, const int* targets, int N, int 
 // The DynMoE layer, as in the C program: router -> dispatch -> experts -> combine. Everything about routing is float and int.
 // Two tables, made on the device, drive every kernel behind them: row_of (N, E) and row_token (R).
 
-#define NORM_EPS 1e-8f // a row of x or W shorter than this has no direction: cosine 0, no gradient
+#define NORM_EPS 1e-8f // the least length to divide by: 0 has cosine 0. A row of x or W not longer than this gets no gradient
 #define ROW_PAD 128    // each expert's rows start at a multiple of this
 
 float norm_of(const float* x, int n) { // |x|, on the host

@@ -16,7 +16,7 @@ static double grade_score(const float* x, const float* w, int C) { // eq. (3)
     double dot = 0.0, lx = grade_length(x, C), lw = grade_length(w, C);
     for (int c = 0; c < C; c++) { dot += (double)x[c] * w[c]; }
     if (VARIANT == V_DOT) { return dot; }
-    return lx == 0.0 || lw == 0.0 ? 0.0 : dot / lx / lw;
+    return dot / fmax(lx, 1e-8) / fmax(lw, 1e-8); // NORM_EPS
 }
 
 // one gate on given inputs against the definition; asks for the scores too unless outputs only matter
@@ -96,6 +96,13 @@ GRADE(gate_zero_vector) { // has no direction: score 0, no NaN
     float x[] = {0, 0, 1, 1}, W[] = {1, 0, 0, 0}, G[] = {-0.5f, 0.5f};
     int mask[] = {1, 1};
     grade_gate_check(x, W, G, mask, 0, 2, 2, 2);
+    GRADE_PASS();
+}
+
+GRADE(gate_short_vectors) { // each length by itself is raised to NORM_EPS, not their product, which is below it for the first pair
+    float x[] = {6e-7f, 8e-7f, 3e-9f, 4e-9f, 0, 1}, W[] = {3e-4f, 4e-4f, 4, 3, 2e-9f, 0}, G[] = {0.9f, 0.3f, 0.05f};
+    int mask[] = {1, 1, 1};
+    grade_gate_check(x, W, G, mask, 0, 3, 2, 3);
     GRADE_PASS();
 }
 
@@ -276,6 +283,7 @@ int main(int argc, char** argv) {
     grade_test("a1.q1", gate_all_open);
     grade_test("a1.q1", gate_fallback_rule);
     grade_test("a1.q1", gate_zero_vector);
+    grade_test("a1.q1", gate_short_vectors);
     grade_test("a1.q2", mean_random);
     grade_test("a1.q3", dispatch_hand);
     grade_test("a1.q3", dispatch_random);

@@ -546,6 +546,15 @@ START_TEST(threads_share_the_update) { // each parameter is stepped once, by whi
 // ----------------------------------------------------------------------------------------------------------------------
 // The DynMoE layer
 
+START_TEST(gate_short_vectors) { // each length by itself is raised to NORM_EPS, not their product
+    const float x[4] = {6e-7f, 8e-7f, 3e-9f, 4e-9f}, W[4] = {3e-4f, 4e-4f, 0, 2}, G[2] = {0}, want[4] = {1, 0.8f, 0.5f, 0.4f};
+    float cosine[4], xnorm[2], wnorm[2];
+    int open[4], k[2], mask[2] = {1, 1};
+    gate_forward(open, k, cosine, xnorm, wnorm, x, W, G, mask, 0, 2, 2, 2);
+    near("cosine", cosine, want, 4, 1e-6);
+    PASS();
+} END_TEST
+
 START_TEST(gate_by_hand) {
     const float x[8] = {3, 4, 0, 0, 0, 0, 0, 0}, W[20] = {2, 0, 0, 0, 0, -5, 0, 0, 7, 7, 0, 0, 0, 0, 1, 0, 3, 4, 0, 0};
     float G[5] = {0.5f, -0.9f, 0.98f, 0, 0}, cosine[10], xnorm[2], wnorm[5], tie;
@@ -2977,6 +2986,7 @@ int main(void) {
     TEST(threads_share_the_update)
     tc = group(suite, "dynmoe");
     TEST(gate_by_hand)
+    TEST(gate_short_vectors)
     TEST(gate_falls_back_to_the_nearest_active_expert)
     TEST(gate_gradient_follows_tau_as_the_formula_says)
     TEST(the_example_of_the_gate_in_docs_math_md)
