@@ -3116,11 +3116,12 @@ typedef struct {
     size_t place;
     char name[32];
     const char* now;
+    int given; // on the command line
 } Flag;
 
 Flag flag_table[] = { // name and now, the value as text, are filled by flags_read
     #define X(type, field, twin, value, low, high, help) \
-        {#field, #type, twin, value, low, high, help, offsetof(Settings, field), "", value},
+        {#field, #type, twin, value, low, high, help, offsetof(Settings, field), "", value, 0},
     FLAGS(X)
     #undef X
 };
@@ -3130,6 +3131,7 @@ void flag_set(Settings* s, Flag* f, const char* value) {
     char* end;
     void* place = (char*)s + f->place;
     f->now = value;
+    f->given = 1;
     require_usage(strlen(value) <= 500, NULL, "%s: more than 500 characters", f->name);
     if (strcmp(f->type, "text") == 0) { *(text*)place = value; return; }
     errno = 0;
@@ -3220,6 +3222,7 @@ Settings flags_read(int argc, const char* const* argv) {
             flags_parse(&s, 5, dial_argv, 0);
         }
     }
+    for (int i = 0; i < N_FLAGS; i++) { flag_table[i].given = 0; }
     flags_parse(&s, argc, argv, 0);
     for (int i = 1; i < argc && *s.resume; i++) { // --steps of today wins over --epochs of the run that goes on
         if (strncmp(argv[i], "--epochs", 8) == 0 || strcmp(argv[i], "-ep") == 0) { return s; }
@@ -3477,23 +3480,17 @@ const char* meta_text(const SafeFile* f, const char* key) {
     return value;
 }
 
-int meta_int(const SafeFile* f, const char* key, int low, int high) {
-    char* end;
-    const char* value = meta_text(f, key);
-    long x = strtol(value, &end, 10);
-    require(end != value && *end == '\0' && x >= low && x <= high, "the file is damaged",
-            "%s: metadata %s is %s, expected %d to %d", f->path, key, value, low, high);
-    return (int)x;
-}
-
-float meta_float(const SafeFile* f, const char* key, double low, double high) {
+double meta_number(const SafeFile* f, const char* key, double low, double high, int whole) {
     char* end;
     const char* value = meta_text(f, key);
     double x = strtod(value, &end);
-    require(end != value && *end == '\0' && x >= low && x <= high, "the file is damaged",
-            "%s: metadata %s is %s, expected %g to %g", f->path, key, value, low, high);
-    return (float)x;
+    require(end != value && *end == '\0' && x >= low && x <= high && (!whole || x == floor(x)), "the file is damaged",
+            "%s: metadata %s is %s, expected %.10g to %.10g", f->path, key, value, low, high);
+    return x;
 }
+
+int meta_int(const SafeFile* f, const char* key, int low, int high) { return (int)meta_number(f, key, low, high, 1); }
+float meta_float(const SafeFile* f, const char* key, double low, double high) { return (float)meta_number(f, key, low, high, 0); }
 
 void meta_floats(const SafeFile* f, const char* key, float* out, int n, float least) { // "0.5,0.5,0.5"
     const char* p = meta_text(f, key);
@@ -3503,6 +3500,18 @@ void meta_floats(const SafeFile* f, const char* key, float* out, int n, float le
         require(end != p && *end == (i + 1 < n ? ',' : '\0') && out[i] >= least && out[i] <= 1.0f, "the file is damaged",
                 "%s: metadata %s is not %d numbers from %g to 1", f->path, key, n, (double)least);
         p = end + 1;
+    }
+}
+
+void flag_agrees(const SafeFile* f, const char* field, double is, const char* text) {
+    // a flag on the command line must say what the model file f, if there is one, is made of: text, or with NULL a number
+    char number[32];
+    snprintf(number, sizeof number, "%.7g", is);
+    for (int i = 0; i < N_FLAGS; i++) {
+        const Flag* g = &flag_table[i];
+        int same = text ? !strcmp(g->now, text) : (float)strtod(g->now, NULL) == (float)is;
+        require_usage(f == NULL || !g->given || same || strcmp(g->field, field) != 0, "leave the flag out: the file says it",
+                      "%s %s: %s has %s", g->name, g->now, f->path, text ? text : number);
     }
 }
 
@@ -3553,6 +3562,12 @@ Config config_make(const Settings* s, const Pictures* set, const SafeFile* f) {
         require_usage(!file.moe[l] || c.moe[l], "leave --moe-layers out", "--moe-layers %s: layer %d of %s has experts",
                       s->moe_layers, l, f->path);
     }
+    flag_agrees(f, "layers", c.L, NULL);    flag_agrees(f, "heads", c.NH, NULL);       flag_agrees(f, "channels", c.C, NULL);
+    flag_agrees(f, "patch", c.patch, NULL);  flag_agrees(f, "depth", c.C == 64 * c.L ? c.L : 0, NULL);
+    flag_agrees(m, "experts", c.E, NULL);   flag_agrees(m, "expert_width", s->expert_width > 0 ? c.H : 0, NULL);
+    flag_agrees(m, "router", 0, router);    flag_agrees(m, "shared_experts", c.S, NULL);
+    flag_agrees(m, "gate_input", 0, gate_inputs[c.residual]);
+    flag_agrees(m, "topk", c.topk, NULL);   flag_agrees(m, "topp", c.topp, NULL);      flag_agrees(m, "gate_scale", c.tau, NULL);
     require_usage(c.C % c.NH == 0, "channels must be a multiple of heads", "%d channels do not divide into %d heads", c.C, c.NH);
     require_usage(moe == 0 || c.E <= c.C, "orthonormal rows of W need experts <= channels", "%d experts, %d channels", c.E, c.C);
     require_usage(m || moe == 0 || c.router != TOP_ANY || (s->start_experts <= c.E && s->min_experts <= c.E), NULL,

@@ -139,6 +139,26 @@ done
 refuses 1 "long.safetensors: bytes after the last tensor" --init long.safetensors --prompt a
 refuses 1 "no metadata" --init routing.safetensors --prompt a
 
+# what a model is stands in its file: a flag that says otherwise is refused, not ignored; one that says the same is welcome
+while read -r flag value has; do
+    refuses 2 "$flag $value: first.safetensors has $has" --init first.safetensors --prompt a $flag "$value"
+    refuses 2 "$flag $value: first.safetensors has $has" --resume first.safetensors $flag "$value"
+    succeeds "$flag as the file says" --init first.safetensors --prompt a --generate 1 $flag "$has"
+done << END
+--layers 3 2
+--heads 4 2
+--channels 64 16
+--context 32 16
+--depth 2 0
+--experts 5 4
+--expert-width 32 64
+--shared-experts 1 0
+--router top-k top-any
+--topk 3 2
+--topp 0.5 0.4
+--gate-scale 2 1
+END
+
 # resuming: that it equals a run without a stop, bit for bit, is tested in test_gpt2_dynmoe.c
 succeeds "continues with the flags of the run" --resume first.safetensors --steps 14
 check "it says where it is" grep -q '14/14' stdout

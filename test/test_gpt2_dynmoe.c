@@ -2054,7 +2054,7 @@ static Run other;
 
 static void load_checkpoint(const char* path) { // as main does
     SafeFile f = safetensors_open(path);
-    Settings s = settings("--channels 16 --heads 2 --context 8");
+    Settings s = settings("");
     gpt2_build(&other.model, config_make(&s, 20, &f), 1, 8, 1);
     checkpoint_load(&other.model, &f, &other.p);
 }
@@ -2071,6 +2071,7 @@ START_TEST(a_checkpoint_that_does_not_fit_is_refused) {
                  {"\"NH\":\"2\"", "\"NH\":\"0\"", "NH"},
                  {"\"L\":\"2\"", "\"L\":\"3\"", "h.2."},
                  {"\"L\":\"2\"", "\"K\":\"2\"", "metadata L"},
+                 {"\"L\":\"2\",\"NH\":\"2\"", "\"L\":\"2.5\",\"N\":\"\"", "metadata L is 2.5"},
                  {"\"step\":\"0\"", "\"step\":\"-\"", "step"},
                  {"\"recording\":\"0\"", "\"recording\":\"2\"", "recording"},
                  {"\"rng_data\":\"11\"", "\"rng_data\":\"00\"", "random state"},
@@ -2865,7 +2866,8 @@ START_TEST(published_files_may_say_transformer_and_have_heads_of_64_channels) {
     t[2] = safe_tensor("", "h.0.ln_1.weight", "F32", 1, wte + 1, zeros);
     safetensors_save(path, t, 3, "");
     f = safetensors_open(path);
-    Settings s = settings("--heads 5 --eval-only");
+    Settings s = settings("--eval-only");
+    s.heads = 5;
     Config c = config_make(&s, 5, &f);
     ck_assert(c.NH == 3 && c.C == 192 && c.V == 5 && c.T == 7 && c.L == 1 && c.Vp == 128);
     safetensors_close(&f);

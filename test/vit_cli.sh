@@ -378,6 +378,26 @@ refuses 2 "layer 2 of first.safetensors has experts" $init --data c10.bin --imag
 refuses 1 "first.safetensors has 4 of 3 x 8 x 8" $init --data small-images-idx3-ubyte
 records 30 8 9 0 6 > nine_classes.bin
 refuses 1 "nine_classes.bin: 9 classes of 3 x 8 x 8 pictures; first.safetensors has 4" $init --data nine_classes.bin --image 8
+# what a model is stands in its file: a flag that says otherwise is refused, not ignored; one that says the same is welcome
+while read -r flag value has; do
+    refuses 2 "$flag $value: first.safetensors has $has" $init --predict c10.bin $flag "$value"
+    refuses 2 "$flag $value: first.safetensors has $has" --resume first.safetensors $flag "$value"
+    succeeds "$flag as the file says" $init --data c10.bin --image 8 --eval-only $flag "$has"
+done << END
+--layers 2 3
+--heads 4 2
+--channels 64 16
+--patch 4 2
+--depth 2 0
+--experts 5 3
+--expert-width 32 64
+--shared-experts 1 0
+--router top-k top-any
+--topk 3 2
+--topp 0.5 0.4
+--gate-scale 2 1
+--gate-input residual ln2
+END
 refuses 1 "nowhere.safetensors: No such file" --init nowhere.safetensors --predict c10.bin
 refuses 1 "c10.bin: header:" --init c10.bin --predict c10.bin
 refuses 1 "all.safetensors: no metadata L" --init all.safetensors --predict c10.bin
