@@ -495,9 +495,9 @@ void gate_backward_add(float* dx, float* dW, float* dG, float* dgate, const int*
             if (!open[ie]) { dgate[ie] = 0.0f; continue; } // (M48)
             float p = sigmoid(tau * cosine[ie]);
             float dc = tau * dgate[ie] * p * (1.0f - p);                  // dL/dcosine (M49)
-            sum_da += dgate[ie];
-            sum_dc_c += dc * cosine[ie];
             int directions = xnorm[i] > NORM_EPS && wnorm[e] > NORM_EPS;  // a zero vector has none: no gradient, no NaN
+            sum_da += dgate[ie];
+            sum_dc_c += directions ? dc * cosine[ie] : 0.0f;
             dgate[ie] = directions ? dc / (xnorm[i] * wnorm[e]) : 0.0f; // (M51)
         }
         dG[e] -= tau * q * (1.0f - q) * (float)sum_da; // (M50)

@@ -1462,9 +1462,9 @@ __global__ void gate_backward_scores_kernel(float* dgate, double* sums, const in
         size_t ie = (size_t)i * E + e;
         if (!open[ie]) { dgate[ie] = 0.0f; continue; } // (M48)
         float p = sigmoid(tau * cosine[ie]), dc = tau * dgate[ie] * p * (1.0f - p); // (M49)
-        sum_da += (double)dgate[ie];
-        sum_dc_c += (double)(dc * cosine[ie]);
         int directions = xnorm[i] > NORM_EPS && wnorm[e] > NORM_EPS; // a zero vector has none: no gradient, no NaN
+        sum_da += (double)dgate[ie];
+        sum_dc_c += directions ? (double)(dc * cosine[ie]) : 0.0;
         dgate[ie] = directions ? dc / (xnorm[i] * wnorm[e]) : 0.0f; // (M51)
     }
     sum_da = block_sum(sum_da);

@@ -66,7 +66,8 @@ lay_out() { # a1, folder, K: what a student gets
     mkdir -p "$2"
     program_of "$1" "$3" > "$2/$file"
     awk -f dev/starter.awk "$docs/$1.txt" "$2/$file" > "$2/starter.tmp" || exit 1
-    mv "$2/starter.tmp" "$2/$file"
+    sed 's|dev/cuda_on_cpu/|cuda_on_cpu/|g; s|dev/cuda/||g' "$2/starter.tmp" > "$2/$file" # paths as in the folder
+    rm "$2/starter.tmp"
     cp "$tests"/grade_"$1".c* "$tests/grade.h" "$docs/$1.txt" "$docs/$1.hints.txt" "$docs/student/AGENTS.md" "$2/"
     handout "$1" "$3" > "$2/$1.md"
     # shellcheck disable=SC2046 # names
@@ -99,7 +100,7 @@ grade() { # a1, the student's file
     trap 'rm -rf "$dir"' EXIT
     lay_out "$1" "$dir/a" "$(variant_of "$1")"
     cp "$2" "$dir/a/$(file_of "$1")"
-    if make -s -C "$dir/a" grade SEED="${SEED:-1}" JSON="${JSON:-}" SHOW="${SHOW:-}" CUDA="${CUDA:-}" \
+    if make -s -C "$dir/a" grade SRC="$(file_of "$1")" SEED="${SEED:-1}" JSON="${JSON:-}" SHOW="${SHOW:-}" CUDA="${CUDA:-}" \
         2> "$dir/said" > "$dir/score"; then
         cat "$dir/said" >&2
         cat "$dir/score"

@@ -278,6 +278,11 @@ static inline int grade_end(void) { // runs all, prints the table or Gradescope'
     }
     if (grade.json) { printf("\n ],\n \"score\": %d}\n", got); } else {
         if (not_measured > 0) { printf("not measured here: %d points of %d\n", not_measured, total + not_measured); }
+#ifdef CUDACPU_CHECK
+        if (got < total) { printf("make grade SHOW=1 says more: races and bad accesses with file and line\n"); }
+#elif defined(__CUDACPU__)
+        printf("races and bad accesses were not looked for: that takes clang++, and RACES=1\n");
+#endif
         printf("SCORE %d/%d\n", got, total);
     }
     free(results);

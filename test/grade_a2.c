@@ -258,13 +258,17 @@ static void grade_gate(double tau, int zeros) {
     float *x = grade_random(NC, 1.5), *W = grade_random(EC, 0.6), *G = grade_random(E, 0.4), *d = grade_random(NE, 1.0);
     float *cosine = grade_out(NE), *xnorm = grade_out(N), *wnorm = grade_out(E);
     float *bx = grade_random(NC, 1.0), *bW = grade_random(EC, 1.0), *bG = grade_random(E, 1.0);
-    if (zeros) { for (int c = 0; c < C; c++) { x[3 * C + c] = 0.0f; W[C + c] = 0.0f; } }
+    for (int c = 0; zeros && c < C; c++) { x[3 * C + c] = W[C + c] = 0.0f; }
+    if (zeros == 2) { x[3 * C] = 4e-9f; x[3 * C + 1] = 3e-9f; W[C] = -3e-9f; W[C + 1] = 4e-9f; } // as good as 0
     gr.N = N; gr.C = C; gr.E = E; gr.open = open; gr.d = d; gr.tau = tau;
     gr.a.x = grade_widened(x, NC); gr.a.W = grade_widened(W, EC); gr.a.G = grade_widened(G, E);
     for (int i = 0; i < N; i++) { xnorm[i] = (float)grade_length(gr.a.x + i * C, C); }
     for (int e = 0; e < E; e++) { wnorm[e] = (float)grade_length(gr.a.W + e * C, C); }
     for (int i = 0; i < N * E; i++) {
-        cosine[i] = (float)grade_cosine(gr.a.x + i / E * C, gr.a.W + i % E * C, C);
+        const float *xi = x + i / E * C, *We = W + i % E * C; // as gate_forward has it: short vectors too have some cosine
+        double dot = 0.0;
+        for (int c = 0; c < C; c++) { dot += (double)xi[c] * We[c]; }
+        cosine[i] = (float)(dot / fmax(xnorm[i / E], 1e-8) / fmax(wnorm[i % E], 1e-8));
         open[i] = i / E > 0 && grade_int(0, 2) > 0; // token 0 has none. Any pattern will do: the rule is about open gates
     }
     double *dx = grade_doubles(NC), *dW = grade_doubles(EC), *dG = grade_doubles(E);
@@ -281,6 +285,7 @@ static void grade_gate(double tau, int zeros) {
 GRADE(gate_tau_1) { grade_gate(1.0, 0); GRADE_PASS(); }
 GRADE(gate_tau_4) { grade_gate(4.0, 0); GRADE_PASS(); }
 GRADE(gate_zero_vectors) { grade_gate(2.0, 1); GRADE_PASS(); }
+GRADE(gate_short_vectors) { grade_gate(2.0, 2); GRADE_PASS(); }
 
 // ---- a2.q7 .. a2.q10: auxiliary losses -----------------------------------------------------------------------------------
 
@@ -328,6 +333,15 @@ GRADE(diversity_of_orthogonal_rows) { // the root has no derivative at 0: nothin
     GRADE_PASS();
 }
 GRADE(simplicity_differences) { grade_of_W(simplicity_loss, grade_simplicity_f, 0); GRADE_PASS(); }
+GRADE(simplicity_nobody) { // no active row: 0, and no gradient
+    float W[6] = {3, 4, 0, 1, 2, 2}, wnorm[2] = {5, 3}, dW[6] = {7, 7, 7, 7, 7, 7};
+    int mask[2] = {0, 0};
+    float got = simplicity_loss(dW, W, wnorm, mask, 2.0f, 3, 2);
+    GRADE_REQUIRE(got == 0.0f, "without active rows the loss is %g", (double)got);
+    for (int i = 0; i < 6; i++) { GRADE_REQUIRE(dW[i] == 7.0f, "dW[%d] changes by %g", i, (double)dW[i] - 7.0); }
+    GRADE_REQUIRE(simplicity_loss(NULL, W, wnorm, mask, 2.0f, 3, 2) == 0.0f, "without active rows the loss is not 0 for dW NULL");
+    GRADE_PASS();
+}
 GRADE(simplicity_zero_row) { grade_of_W(simplicity_loss, grade_simplicity_f, 1); GRADE_PASS(); }
 
 static double grade_balance_f(void) { // ce is detached: it stays what the gates made it
@@ -390,11 +404,13 @@ int main(int argc, char** argv) {
     grade_test("a2.q6", gate_tau_1);
     grade_test("a2.q6", gate_tau_4);
     grade_test("a2.q6", gate_zero_vectors);
+    grade_test("a2.q6", gate_short_vectors);
     grade_test("a2.q7", diversity_differences);
     grade_test("a2.q7", diversity_zero_row);
     grade_test("a2.q7", diversity_of_orthogonal_rows);
     grade_test("a2.q8", simplicity_differences);
     grade_test("a2.q8", simplicity_zero_row);
+    grade_test("a2.q8", simplicity_nobody);
     grade_test("a2.q9", balance_differences);
     grade_test("a2.q9", balance_nobody);
     grade_test("a2.q10", efficiency_differences);

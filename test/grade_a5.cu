@@ -5,6 +5,18 @@
 #endif
 #include "grade.h"
 #undef fail // of check.h
+#include <cublas_v2.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+// what makes the host wait, or leaves the default stream, is counted: rung 5 may do neither
+static int grade_waits;
+#define cudaMemcpy(...) (grade_waits++, cudaMemcpy(__VA_ARGS__))
+#define cudaMemcpyAsync(...) (grade_waits++, cudaMemcpyAsync(__VA_ARGS__))
+#define cudaDeviceSynchronize() (grade_waits++, cudaDeviceSynchronize())
+#define cudaStreamSynchronize(s) (grade_waits++, cudaStreamSynchronize(s))
+#define cudaEventSynchronize(e) (grade_waits++, cudaEventSynchronize(e))
+#define cudaStreamCreate(s) (grade_waits++, cudaStreamCreate(s))
+#define cudaStreamCreateWithFlags(...) (grade_waits++, cudaStreamCreateWithFlags(__VA_ARGS__))
 #define main ladder_main
 #include SRC
 #undef main
@@ -23,21 +35,38 @@
 static void need(cudaError_t e) { GRADE_REQUIRE(e == cudaSuccess, "CUDA: %s", cudaGetErrorString(e)); }
 
 static const Shape grade_shapes[] = {{70, 24, 4, 40, 0, SOME}, {150, 72, 2, 130, 0, ONE_FOR_ALL}, {129, 8, 5, 7, 0, SKEWED},
-    {1, 32, 3, 65, 0, ONE_FOR_ALL}, {200, 40, 1, 17, 0, ONE_FOR_ALL}, {20, 16, 3, 16, 0, NONE}};
+    {1, 32, 3, 65, 0, ONE_FOR_ALL}, {200, 40, 1, 17, 0, ONE_FOR_ALL}, {128, 24, 1, 40, 0, ONE_FOR_ALL}, {20, 16, 3, 16, 0, NONE}};
 
-static void right(void (*rung)(const Shape*), int counts_hidden) {
+static void right(void (*rung)(const Shape*), int grouped, int tensor_cores) { // grouped: one launch, counts known to the device
     for (size_t j = 0; j < sizeof grade_shapes / sizeof grade_shapes[0]; j++) {
         Shape s = grade_shapes[j];
         random_state = grade.seed * 977 + j;
         setup(&s); // of the program: xr, W, count, offset on both sides
         int R = offset[s.E], C = s.C, H = s.H, rows_of_expert[64];
-        for (int e = 0; e < s.E; e++) { rows_of_expert[e] = count[e]; if (counts_hidden) { count[e] = 0; } }
+        for (int e = 0; e < s.E; e++) { rows_of_expert[e] = count[e]; if (grouped) { count[e] = 0; } }
+        for (int e = 0; e < s.E; e++) { // NaN in the padding of xr
+            size_t end = (size_t)(offset[e] + rows_of_expert[e]) * C, next = (size_t)offset[e + 1] * C;
+            if (next > end) { need(cudaMemset(dx + end, 0xff, (next - end) * sizeof(bf16))); }
+        }
         size_t n = (size_t)R * H;
         unsigned char edge[EDGE + 1];
         need(cudaMalloc(&dout, n * sizeof(bf16) + EDGE + 1));
         if (EDGE) { need(cudaMemset(dout, 0xff, n * sizeof(bf16) + EDGE)); } // NaN
+        grade_waits = 0;
+#ifdef __CUDACPU__
+        cudacpu::totals before = cudacpu::done;
+#endif
         rung(&s);
         need(cudaGetLastError());
+        GRADE_REQUIRE(!grouped || grade_waits == 0, "the host waits or copies, or makes a stream: %d calls", grade_waits);
+#ifdef __CUDACPU__
+        int launches = (int)(cudacpu::done.launches - before.launches), mma = (int)(cudacpu::done.mma - before.mma), least = 0;
+        GRADE_REQUIRE(!grouped || launches == (R > 0), "%d launches for all experts", launches);
+        for (int e = 0; e < s.E; e++) { least += (rows_of_expert[e] + 15) / 16 * ((H + 7) / 8) * ((C + 15) / 16); }
+        GRADE_REQUIRE(!tensor_cores || mma >= least, "%d products on tensor cores, at least %d are needed", mma, least);
+#else
+        (void)tensor_cores;
+#endif
         need(cudaDeviceSynchronize());
         bf16* got = (bf16*)grade_memory(n * sizeof(bf16) + 1);
         for (int e = 0; e < s.E; e++) {
@@ -64,10 +93,10 @@ static void right(void (*rung)(const Shape*), int counts_hidden) {
     GRADE_PASS();
 }
 
-GRADE(tiles) { right(rung2, 0); }
-GRADE(registers) { right(rung3, 0); }
-GRADE(tensor) { right(rung4, 0); }
-GRADE(grouped) { right(rung5, 1); }
+GRADE(tiles) { right(rung2, 0, 0); }
+GRADE(registers) { right(rung3, 0, 0); }
+GRADE(tensor) { right(rung4, 0, 1); }
+GRADE(grouped) { right(rung5, 1, 1); }
 
 #ifndef __CUDACPU__
 __global__ void grade_naive(bf16* out, const bf16* xr, const bf16* weights, int rows, int C, int H) {

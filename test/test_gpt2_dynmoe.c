@@ -672,6 +672,23 @@ START_TEST(zero_vectors_have_no_direction_and_no_gradient) {
     PASS();
 } END_TEST
 
+START_TEST(short_vectors_have_no_gradient_and_give_none) { // not longer than NORM_EPS, though their cosine is 0.4
+    const float short_one[3] = {0, 3e-9f, 4e-9f}, plain[3] = {0, 0, 2}, G[1] = {-0.5f};
+    const int mask[1] = {1};
+    for (int W_is_short = 0; W_is_short < 2; W_is_short++) {
+        const float *x = W_is_short ? plain : short_one, *W = W_is_short ? short_one : plain;
+        float cosine[1], xnorm[1], wnorm[1], dx[3] = {0}, dW[3] = {0}, dG[1] = {0}, dgate[1] = {1};
+        int open[1], k[1];
+        gate_forward(open, k, cosine, xnorm, wnorm, x, W, G, mask, 0, 1, 3, 1);
+        ck_assert(k[0] == 1 && fabsf(cosine[0] - 0.4f) < 1e-6f);
+        gate_backward_add(dx, dW, dG, dgate, open, cosine, xnorm, wnorm, x, W, G, 1.0f, 1, 3, 1);
+        all_zero("dx", dx, 3);
+        all_zero("dW", dW, 3);
+        ck_assert(dG[0] < 0.0f);
+    }
+    PASS();
+} END_TEST
+
 START_TEST(dispatch_is_a_permutation_in_token_order) {
     enum { N = 37, E = 6 };
     int open[N * E], row_of[N * E], row_token[N * E], offset[E + 1], seen[N * E] = {0}, sum = 0;
@@ -2993,6 +3010,7 @@ int main(void) {
     TEST(gate_gradient_follows_tau_as_the_formula_says)
     TEST(the_example_of_the_gate_in_docs_math_md)
     TEST(zero_vectors_have_no_direction_and_no_gradient)
+    TEST(short_vectors_have_no_gradient_and_give_none)
     TEST(dispatch_is_a_permutation_in_token_order)
     TEST(combine_by_hand)
     TEST(detached_minus_normalised_is_the_mean_over_open_gates)

@@ -25,7 +25,7 @@ typedef __nv_bfloat16 bf16;
 
 #define CUDA(call) do { cudaError_t e_ = (call); if (e_ != cudaSuccess) { \
     fprintf(stderr, "%s:%d: CUDA: %s\n---> HINT: %s\n", __FILE__, __LINE__, cudaGetErrorString(e_), \
-    "a GPU and its driver; without one build with CUDA_ON_CPU=1"); exit(1); } } while (0)
+    "a GPU and its driver; without one build as the first lines of this file say"); exit(1); } } while (0)
 
 // letters as in train_gpt2_dynmoe.cu; kind: how experts are chosen; T 0 where there are no sequences
 typedef struct { int N, C, E, H, T, kind; } Shape;
@@ -184,7 +184,7 @@ double bytes1(const Shape* s) { return bytes_of_tiles(s, 1.0, 1.0); }
 // ---- rung 2: tiles in shared memory --------------------------------------------------------------------------------
 // A block still has 16 x 16 numbers of out, a thread one. 16 columns of its rows of x and of W come to shared memory, each thread
 // brings one number of both; then all use them 16 times. Memory is asked for 16 times less, but each product still takes two loads
-// from shared memory. Behind the edges stand zeros. A row of W_here has 17 numbers, so that 16 lanes meet 16 banks.
+// from shared memory. Behind the edges stand zeros. A row of a tile has 17 numbers, so that 16 lanes meet 16 banks.
 
 __global__ void tiles2(bf16* out, const bf16* x, const bf16* W, int rows, int C, int H) {
     __shared__ float x_here[16][17], W_here[16][17];
@@ -243,10 +243,13 @@ double bytes3(const Shape* s) { return bytes_of_tiles(s, 64.0, 64.0); }
 
 // ---- rung 4: tensor cores ------------------------------------------------------------------------------------------
 // mma.sync.m16n8k16: the 32 lanes of a warp together multiply A (16, 16) by B (16, 8) in one instruction, 4096 FLOP. A block has
-// 64 x 64 numbers of out and 4 warps; a warp has 16 rows of them, 8 products side by side. With g = lane / 4, t = lane % 4 a lane
-// holds of A rows g, g + 8, columns 2t, 2t + 1, 2t + 8, 2t + 9; of B column g, rows 2t, 2t + 1, 2t + 8, 2t + 9; of D rows g, g +
-// 8, columns 2t, 2t + 1. B's column is a row of W: two neighbours in memory are the two numbers of a register. Tiles stay bf16;
-// their rows have 40 numbers, 80 bytes, so that the 32 loads of a warp meet 32 banks.
+// 64 x 64 numbers of out and 4 warps; a warp has 16 rows of them, 8 products side by side. What a lane holds of A, B and D, with
+// g = lane / 4, t = lane % 4; a register of A or B has two numbers, the second in its upper half:
+//     a[0] row g, columns 2t, 2t + 1      a[1] row g + 8, the same columns      a[2] row g, columns 2t + 8, 2t + 9
+//     a[3] row g + 8, these columns       b[0] column g, rows 2t, 2t + 1        b[1] column g, rows 2t + 8, 2t + 9
+//     d[0], d[1] row g, columns 2t, 2t + 1      d[2], d[3] row g + 8, the same columns
+// B's column is a row of W: two neighbours in memory are the two numbers of a register. Tiles stay bf16; their rows have 40
+// numbers, 80 bytes, so that the 32 loads of a warp meet 32 banks.
 
 #define K 32        // columns of x and W in a tile
 #define ROW (K + 8)

@@ -23,7 +23,7 @@ typedef __nv_bfloat16 bf16;
 
 #define CUDA(call) do { cudaError_t e_ = (call); if (e_ != cudaSuccess) { \
     fprintf(stderr, "%s:%d: CUDA: %s\n---> HINT: %s\n", __FILE__, __LINE__, cudaGetErrorString(e_), \
-    "a GPU and its driver; without one build with CUDA_ON_CPU=1"); exit(1); } } while (0)
+    "a GPU and its driver; without one build as the first lines of this file say"); exit(1); } } while (0)
 
 // letters as in train_gpt2_dynmoe.cu; kind: how experts are chosen; T 0 where there are no sequences
 typedef struct { int N, C, E, H, T, kind; } Shape;

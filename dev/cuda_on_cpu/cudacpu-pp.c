@@ -238,6 +238,21 @@ static void put_shared(const char* type, const char* name, const char* dims, int
     free(text);
 }
 
+// Moves `line` over in[i, end). Returns 1 if there are linemarkers in it: macros of system headers, such as __align__, bring them.
+static int pass_lines(size_t i, size_t end) {
+    int markers = 0;
+    for (; i < end; i++) {
+        if (in[i] != '\n') { continue; }
+        line++;
+        if (strncmp(in + i + 1, "# ", 2) == 0) { line = atoi(in + i + 3) - 1; markers = 1; }
+    }
+    return markers;
+}
+
+static void blank_linemarkers(char* s) {
+    while ((s = strstr(s, "\n# ")) != NULL) { for (s++; *s != '\n' && *s != '\0'; s++) { *s = ' '; } }
+}
+
 // in[i] stands behind the word __shared__. `T a[3], b;` is two declarators of one type.
 static size_t rewrite_shared(size_t i) {
     size_t start = declaration_start(), end = find_outside(i, ";"), before = out_n - start;
@@ -248,6 +263,7 @@ static size_t rewrite_shared(size_t i) {
     text[before + 1 + (end - i)] = '\0';
     out_n = start;
     int breaks = newlines(text, strlen(text));
+    blank_linemarkers(text);
     for (char* s = text; *s != '\0'; s++) { if (*s == '\n') { *s = ' '; } }
     char* ext = strstr(text, "extern");
     int dynamic = ext != NULL && !word(ext[6]);
@@ -276,8 +292,13 @@ static size_t rewrite_shared(size_t i) {
         free(name);
         free(dims);
     }
-    for (int k = 0; k < breaks; k++) { puts_("\n"); }
-    line += newlines(in + i, end - i);
+    if (pass_lines(i, end)) { // where we are, said again
+        char number[24];
+        snprintf(number, sizeof number, "\n# %d \"", line);
+        puts_(number);
+        puts_(file);
+        puts_("\"\n");
+    } else { for (int k = 0; k < breaks; k++) { puts_("\n"); } }
     free(type);
     free(text);
     return end + 1;

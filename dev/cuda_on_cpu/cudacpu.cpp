@@ -130,7 +130,8 @@ static std::vector<Fiber*>& all_fibers = *new std::vector<Fiber*>;
 static kernel_function kernel;
 static const void* arguments;
 static size_t arguments_size, dynamic_size;
-static uint64_t launch_number, block_number, n_blocks;
+totals done;
+static uint64_t block_number, n_blocks;
 static std::vector<uint32_t>& block_order = *new std::vector<uint32_t>;
 static int order = FORWARD;
 static uint64_t random_state = 1;
@@ -591,9 +592,9 @@ static void fresh(char* p, size_t n, const char* name) {
 }
 
 void* shared_at(shared_variable* v) {
-    if (v->launch == launch_number) { return shared_memory + v->offset; }
+    if (v->launch == done.launches) { return shared_memory + v->offset; }
     if (!in_kernel) { failure("__shared__ %s used outside of a kernel", v->name); }
-    v->launch = launch_number;
+    v->launch = done.launches;
     v->offset = shared_used;
     shared_used += room_of(v->size);
     shared_variables.push_back(v);
@@ -717,7 +718,7 @@ static void run_now(const launch& l, kernel_function f, const void* args, size_t
     blockDim = l.block;
     n_blocks = (uint64_t)l.grid.x * l.grid.y * l.grid.z;
     n_threads = (int)(l.block.x * l.block.y * l.block.z);
-    launch_number++;
+    done.launches++;
     block_number = shared_used = 0;
     shared_variables.clear();
     __asan_poison_memory_region(shared_memory, STATIC_ROOM + DYNAMIC_ROOM);

@@ -306,6 +306,7 @@ static float half_of(uint32_t r, int high) { return __uint_as_float(high ? r & 0
 void mma_work(void** payloads, uint32_t arrived) {
     float a[16][16], b[16][8];
     if (arrived != 0xffffffffu) { failure("mma.sync by a part of a warp"); }
+    done.mma++;
     for (int lane = 0; lane < WARP_LANES; lane++) {
         const mma_payload* p = (mma_payload*)payloads[lane];
         int group = lane / 4, pair = lane % 4 * 2;

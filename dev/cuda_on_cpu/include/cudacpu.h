@@ -120,6 +120,8 @@ struct launch { // <<<grid, block, smem, stream>>>
 extern int current; // the running thread of the block, x fastest as on the device; -1 on the host
 inline int thread_in_block() { return current; }
 inline int lane() { return thread_in_block() & 31; }
+struct totals { uint64_t launches, mma; }; // since the program began: kernels that ran; products on tensor cores, one for a warp
+extern totals done;
 enum barrier_kind { BARRIER, BARRIER_COUNT, BARRIER_AND, BARRIER_OR };
 int barrier(int predicate, barrier_kind kind, CUDACPU_SITE);
 void grid_barrier(CUDACPU_SITE);

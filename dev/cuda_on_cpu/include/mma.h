@@ -55,6 +55,7 @@ template <class D, class A, class B, class C> struct mma_fragments {
         const int M = D::rows, N = D::columns, K = A::columns;
         float a[M * K], b[K * N];
         if (arrived != 0xffffffffu) { cudacpu::failure("mma_sync by a part of a warp"); }
+        cudacpu::done.mma++;
         for (int l = 0; l < 32; l++) {
             const mma_fragments* p = (mma_fragments*)payloads[l];
             for (int e = 0; e < A::num_elements; e++) { a[l * A::num_elements + e] = (float)p->a->x[e]; }

@@ -76,6 +76,21 @@ int main() {
 END
 $cc -o $out/line $out/line.cu > $out/said 2>&1
 verdict "errors are reported at their line" 'line.cu:13:.*undeclared'
+cat > $out/line.cu << 'END'
+#include <cuda_bf16.h>
+__global__ void k(int* p, int n) {
+    __shared__ __align__(16) __nv_bfloat16 a[3][4], b[8]; __align__(8) __shared__ int c[2];
+    __shared__
+        __align__(16) int d[4]; static_assert(__LINE__ == 5, ""); undeclared1;
+    a[2][3] = b[7] = n; c[1] = d[3] = n; p[0] = (float)a[2][3] + (float)b[7] + c[1] + d[3] + undeclared2;
+}
+int main() { static_assert(sizeof(int) == 4, ""); }
+END
+$cc -o $out/line $out/line.cu > $out/said 2>&1
+verdict "__align__ brings linemarkers: the line behind it is right" 'line.cu:5:.*undeclared1'
+verdict "and the next line, too" 'line.cu:6:.*undeclared2'
+sed 's/undeclared1;//; s/ + undeclared2//' $out/line.cu > $out/align.cu
+runs "__shared__ __align__(16) with two names" $cc -Wall -Wextra -Werror -o $out/align $out/align.cu
 printf '#include <cuda_runtime.h>\nint main() {\n    <<<1, 1>>>(2);\n}\n' > $out/line.cu
 $cc -o $out/line $out/line.cu > $out/said 2>&1
 verdict "nonsense is refused" 'line.cu:3: error: cudacpu-pp'

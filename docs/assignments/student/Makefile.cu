@@ -11,7 +11,8 @@ CUDA ?= 0
 RACES ?= $(if $(shell command -v clang++ 2> /dev/null),1,0)
 PROGRAM := @PROGRAM@
 NVCC ?= $(or $(shell command -v nvcc 2> /dev/null),/usr/local/cuda/bin/nvcc)
-ON_GPU = $(NVCC) -O3 -std=c++17 -arch=native -default-stream per-thread -diag-suppress 20012,177,549,550
+ARCH ?= $(if $(shell nvidia-smi -L 2> /dev/null),native,sm_80)
+ON_GPU = $(NVCC) -O3 -std=c++17 -arch=$(ARCH) -default-stream per-thread -diag-suppress 20012,177,549,550
 # an unfilled hole leaves its parameters unused, and with them the helpers that only it calls
 WARN := -Wall -Wextra -Werror -Wno-unused-parameter -Wno-unused-function -Wno-unused-variable
 CHECK = $(shell pkg-config --cflags --libs check 2> /dev/null || echo -lcheck -lsubunit -lrt -lpthread)
@@ -27,6 +28,7 @@ endif
 all:
 ifeq ($(CUDA),1)
 	$(ON_GPU) $(SRC) -o $(PROGRAM) -lcublas -lcublasLt
+	@[ $(ARCH) = native ] || echo "compiled for $(ARCH); there is no GPU here to run it on, make without CUDA=1 needs none"
 else
 	$(ON_CPU) $(OPT) $(WARN) -o $(PROGRAM) $(SRC)
 endif
