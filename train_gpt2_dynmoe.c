@@ -20,7 +20,7 @@ Gradients of parameters are added to what is there; gradients of activations are
 
 Same seed, same machine, same number of threads: the same bits. Another BLAS, CPU or thread count changes rounding.
 Caveats: the CPU only (train_gpt2_dynmoe.cu is for GPUs); attention keeps its (T, T) matrices; no dropout; text
-is read as bytes. The gate's straight-through gradient is a heuristic, not the gradient of the loss: see gate_backward.
+is read as bytes. The gate's straight-through gradient is a heuristic, not the gradient of the loss: see gate_backward_add.
 */
 #include <ctype.h>
 #include <errno.h>
