@@ -313,7 +313,13 @@ more_results() {
     done > "$dir/$a/report"
     case $source in *.cu)
         property "$a" "races and bad accesses lose points though the result is right" "$dir/$a/report" \
-            "$(find "$dir/$a" -name 'race.*.src' | wc -l | tr -d ' ') planted; 0 without clang++" ;;
+            "$(find "$dir/$a" -name 'race.*.src' | wc -l | tr -d ' ') planted; 0 without clang++"
+        : > "$dir/$a/report"
+        nvcc=$(command -v nvcc || command -v /usr/local/cuda/bin/nvcc || true)
+        cp "$source" "$dir/$a/student/$file"
+        [ -z "$nvcc" ] || make -s -C "$dir/$a/student" CUDA=1 NVCC="$nvcc" all "grade_${a}_gpu" > "$dir/$a/said" 2>&1 ||
+            cp "$dir/$a/said" "$dir/$a/report"
+        property "$a" "program and grader compile for a GPU" "$dir/$a/report" "${nvcc:-NOT TESTED: no nvcc}" ;;
     esac
     for i in 1 2 3 4 5 6; do expect bad.$i "$victim"; done > "$dir/$a/report"
     property "$a" "exit(0), _exit(0), abort, a segfault, endless loops cost one question" "$dir/$a/report" "6, in $victim"
