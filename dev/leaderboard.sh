@@ -26,7 +26,7 @@ refused() { # name, what is wrong and, behind a tab, what to do
 }
 entry() { # folder: its line, with tabs; or what is wrong, exit code 1
     diff=
-    if [ -s "$1/source.diff" ]; then diff=$(cksum < "$1/source.diff" | cut -d ' ' -f 1); fi
+    if grep -qs "^diff --git " "$1/source.diff"; then diff=$(cksum < "$1/source.diff" | cut -d ' ' -f 1); fi
     awk -v limit="$limit" -v diff="$diff" '
         function refuse(what, hint) {
             if (!refused) { print FILENAME ":" FNR ": " what "\t" (hint != "" ? hint : "hand in the log as the program wrote it") }

@@ -8,8 +8,8 @@
 #include <cublas_v2.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
-// What makes the host wait, or leaves the default stream, is counted: rung 5 may do neither. CUDA's headers have some of these names
-// as macros, too.
+// What makes the host wait, or leaves the default stream, is counted: rung 5 may do neither. CUDA's headers have some of these
+// names as macros, too.
 static int grade_waits;
 #define COUNTED(name) template <class... A> cudaError_t grade_##name(A... a) { grade_waits++; return name(a...); }
 COUNTED(cudaMemcpy) COUNTED(cudaMemcpyAsync) COUNTED(cudaDeviceSynchronize) COUNTED(cudaStreamSynchronize)

@@ -74,9 +74,13 @@ dev/leaderboard.sh real="$tmp/real" better="$tmp/better" > "$tmp/seen" 2>&1 &&
     [ "$(sed -n 3p "$tmp/seen" | cut -f 1-6)" = "$(printf '1.4427\t2.0\t6\ttop-any\tabc1234\t-')" ]
 result "leaderboard: two entries, the better one first" $?
 entry dirty 's/abc1234/abc1234-dirty/'
-echo 'a change' > "$tmp/dirty/source.diff"
+echo 'diff --git a/train_gpt2_dynmoe.c b/train_gpt2_dynmoe.c' > "$tmp/dirty/source.diff"
 dev/leaderboard.sh dirty="$tmp/dirty" > "$tmp/seen" 2>&1 && tail -n 1 "$tmp/seen" | cut -f 6 | grep -qx '[0-9]*'
 result "leaderboard: a changed source with its diff" $?
+echo 'a change' > "$tmp/dirty/source.diff"
+dev/leaderboard.sh dirty="$tmp/dirty" > "$tmp/seen" 2>&1
+[ $? -eq 1 ] && grep -q 'without source.diff' "$tmp/seen"
+result "leaderboard refuses: a source.diff that is none" $?
 refuses "more than the allowed seconds" 's/"seconds":2.00/"seconds":2.01/' "2.01 seconds, allowed are 2" 2
 refuses "edited bits" '$!s/"bits":[0-9]*/"bits":1/' "a loss of "
 refuses "edited bits and losses, at the last step" '/^{"type":"val","step":6/{ s/"bits":[0-9.]*/"bits":1.442695/
