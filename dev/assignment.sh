@@ -128,6 +128,7 @@ solution() { # a1.q2
 # ---- check -------------------------------------------------------------------------------------------------------------
 
 bad=0
+untested() { echo "NOT TESTED $1 $2: $3"; } # a1, what, why
 property() { # a1, what it shows, a file that holds one line for each violation; how many things were looked at
     if [ -s "$3" ]; then
         echo "FAILED $1 $2"
@@ -312,14 +313,19 @@ more_results() {
         ! cmp -s "$f" "$source" || echo "$name changes nothing"
     done > "$dir/$a/report"
     case $source in *.cu)
-        property "$a" "races and bad accesses lose points though the result is right" "$dir/$a/report" \
-            "$(find "$dir/$a" -name 'race.*.src' | wc -l | tr -d ' ') planted; 0 without clang++"
+        what="races and bad accesses lose points though the result is right"
+        if command -v clang++ > /dev/null; then
+            property "$a" "$what" "$dir/$a/report" "$(find "$dir/$a" -name 'race.*.src' | wc -l | tr -d ' ') planted"
+        else untested "$a" "$what" "no clang++"; fi
         : > "$dir/$a/report"
         nvcc=$(command -v nvcc || command -v /usr/local/cuda/bin/nvcc || true)
+        what="program and grader compile for a GPU"
         cp "$source" "$dir/$a/student/$file"
-        [ -z "$nvcc" ] || make -s -C "$dir/$a/student" CUDA=1 NVCC="$nvcc" all "grade_${a}_gpu" > "$dir/$a/said" 2>&1 ||
-            cp "$dir/$a/said" "$dir/$a/report"
-        property "$a" "program and grader compile for a GPU" "$dir/$a/report" "${nvcc:-NOT TESTED: no nvcc}" ;;
+        if [ -n "$nvcc" ]; then
+            make -s -C "$dir/$a/student" CUDA=1 NVCC="$nvcc" all "grade_${a}_gpu" > "$dir/$a/said" 2>&1 ||
+                cp "$dir/$a/said" "$dir/$a/report"
+            property "$a" "$what" "$dir/$a/report" "$nvcc"
+        else untested "$a" "$what" "no nvcc"; fi ;;
     esac
     for i in 1 2 3 4 5 6; do expect bad.$i "$victim"; done > "$dir/$a/report"
     property "$a" "exit(0), _exit(0), abort, a segfault, endless loops cost one question" "$dir/$a/report" "6, in $victim"

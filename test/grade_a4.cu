@@ -67,10 +67,11 @@ static void same(const char* what, const int* on_device, const int* want, size_t
 // ---- shapes ----------------------------------------------------------------------------------------------------------------
 
 typedef struct { int N, C, E, kind; } Shape;
-enum { SOME, ALL, EMPTY, ONE, NONE }; // by chance; all experts; by chance but never expert 0; only the last expert; none
+// by chance; all experts; by chance but never expert 0; only the last expert; none; none, because none is active
+enum { SOME, ALL, EMPTY, ONE, NONE, INACTIVE };
 static const Shape shapes[] = {
     {37, 40, 4, SOME}, {1, 33, 3, SOME}, {300, 7, 5, EMPTY},
-    {531, 5, 3, ONE}, {260, 64, 2, ALL}, {45, 1, 8, NONE}, {1, 32, 1, ALL}, {66, 6, MAX_EXPERTS, SOME}};
+    {531, 5, 3, ONE}, {260, 64, 2, ALL}, {45, 1, 8, NONE}, {1, 32, 1, ALL}, {66, 6, MAX_EXPERTS, SOME}, {40, 9, 4, INACTIVE}};
 static const int n_shapes = sizeof shapes / sizeof shapes[0];
 
 static int* choose(const Shape* s) { // open (N, E)
@@ -125,7 +126,13 @@ template <typename X> static void gate(const Shape* s, int fallback) {
         for (int c = 0; c < C; c++) { W[e * C + c] = e == 2 ? W[C + c] : grade_normal(); } // 1 and 2 agree
         int all = s->kind == ALL || (s->kind == ONE && e == E - 1), none = s->kind == NONE || (s->kind == ONE && !all);
         G[e] = all ? -2.0f : none ? 2.0f : (float)grade_uniform(-0.2, 0.4);
-        mask[e] = s->kind == EMPTY ? e != 0 : s->kind == ALL || grade_int(0, 3) > 0;
+        mask[e] = s->kind == EMPTY ? e != 0 : s->kind != INACTIVE && (s->kind == ALL || grade_int(0, 3) > 0);
+    }
+    for (int c = 0; c < C && E > 3; c++) { // vectors of length 2^-28: each length by itself is raised to NORM_EPS
+        x[C + c] = W[3 * C + c] = c == 0 ? 0x1p-28f : 0.0f;
+        X tiny;
+        store(&tiny, x[C + c]);
+        to_device(dx + C + c, &tiny, sizeof tiny);
     }
     if (E > 2) { G[2] = 0.0f; } // the token without a direction has cosine 0: at its threshold
     for (int e = 0; e < E; e++) {

@@ -5,7 +5,8 @@ It runs after the preprocessor, so comments and macros are gone and launches ins
     K<<<grid, block, smem, stream>>>(args)   ::cudacpu::launch("K", grid, ...).run([=](auto... a) { K(a...); }, args)
     __shared__ T x[N];                       typedef T x_t[N]; ... x_t& x = the block's own x;
     extern __shared__ T x[];                 T* x = the block's dynamic shared memory;
-and neither adds nor removes a newline, so that file and line of every message stay those of the .cu file.
+and neither adds nor removes a newline, or says by a linemarker where it is, so that file and line of every message stay those of
+the .cu file.
 What it does not understand is an error here or in the compiler, never silently something else.
 
 With CUDACPU_DROP=N in the environment it leaves out the N-th barrier or fence of the text, to see whether anybody notices, and

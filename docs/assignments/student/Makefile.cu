@@ -24,6 +24,7 @@ else
   GRADER := grade_a@A@$(if $(filter 1,$(RACES)),_races)
 endif
 .PHONY: all grade hint clean
+$(shell echo '$(SRC)' | cmp -s - .src.tmp || echo '$(SRC)' > .src.tmp) # another SRC: another grader, whichever file is newer
 
 all:
 ifeq ($(CUDA),1)
@@ -39,7 +40,6 @@ grade: $(GRADER)
 	    a@A@.txt || test $$? = 1
 
 # the grader includes the program, so what it prints about unused functions means nothing
-$(shell echo '$(SRC)' | cmp -s - .src.tmp || echo '$(SRC)' > .src.tmp)
 DEFINES = -I. -DVARIANT=@VARIANT@ -DSRC='"$(SRC)"'
 grade_a@A@: grade_a@A@.cu grade.h $(SRC) .src.tmp
 	@$(ON_CPU) $(OPT) $(DEFINES) -o $@ $< $(LIBS)
@@ -53,4 +53,4 @@ hint:
 	    END { if (!found) { print "no hint for \"$(Q)\": questions are named as in the handout, Q=a@A@.q1"; exit 1 } }' a@A@.hints.txt
 
 clean:
-	rm -rf $(PROGRAM) grade_a@A@ grade_a@A@_races grade_a@A@_gpu cudacpu.tmp .src.tmp
+	rm -rf $(PROGRAM) grade_a@A@ grade_a@A@_races grade_a@A@_gpu cudacpu.tmp .src.tmp out.tmp
